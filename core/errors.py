@@ -1,0 +1,136 @@
+"""Every error that crosses a seam.
+
+SpillwayError
+├── CallerError                the caller's: never retried, the message is shown and says what to do
+│   ├── InvalidRequest         400, 422
+│   │   └── UnknownOption
+│   ├── InvalidMedia           415, 422: no audio in it, or not decodable
+│   ├── TooLarge               413
+│   ├── JobNotFound            404
+│   ├── TranscriptNotReady     409
+│   ├── IdempotencyConflict    409
+│   ├── QueueFull              503 with Retry-After
+│   └── ModelMissing           the model files are not there, or not what was recorded
+└── OurError                   ours: retried, generic outside, detailed in the log
+    ├── StoreUnavailable       503: Redis is away
+    ├── DiskFull               507
+    ├── OutOfMemory            the device's memory does not hold one window
+    └── EngineFailed           a stage of the engine broke
+LeaseLost                      not an error to show: another runner owns the job, or its client cancelled it
+"""
+
+
+class SpillwayError(Exception):
+    """Carries a stable `code` for machines beside the message for people."""
+
+    code = "internal_error"
+
+
+class CallerError(SpillwayError):
+    """The caller can mend it."""
+
+    code = "invalid_request"
+
+
+class InvalidRequest(CallerError):
+    """The request is not what the API takes; `field` names the part, where there is one."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnknownOption(InvalidRequest):
+    """A field that the API does not know: refused by name, so that a typing error is not a silent default."""
+
+    code = "unknown_option"
+
+
+class InvalidMedia(CallerError):
+    """The upload holds no audio that can be decoded."""
+
+    code = "invalid_media"
+
+
+class TooLarge(CallerError):
+    """More bytes or a longer recording than this installation takes."""
+
+    code = "too_large"
+
+
+class JobNotFound(CallerError):
+    """There is no such job, or it was deleted."""
+
+    code = "job_not_found"
+
+
+class TranscriptNotReady(CallerError):
+    """The job has no transcript: not yet, or never."""
+
+    code = "transcript_not_ready"
+
+
+class IdempotencyConflict(CallerError):
+    """The same Idempotency-Key came before with a different request."""
+
+    code = "idempotency_conflict"
+
+
+class QueueFull(CallerError):
+    """The queue holds as many jobs as it may."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ModelMissing(CallerError):
+    """A model's files are missing, incomplete, gated or not those that were recorded; the message says how to get them."""
+
+    code = "model_missing"
+
+
+class OurError(SpillwayError):
+    """Not the caller's to mend."""
+
+
+class StoreUnavailable(OurError):
+    """Redis does not answer, or refuses writes."""
+
+    code = "store_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DiskFull(OurError):
+    """The file store has no room."""
+
+    code = "disk_full"
+
+
+class OutOfMemory(OurError):
+    """The device ran out of memory at the smallest batch."""
+
+    code = "out_of_memory"
+
+
+class EngineFailed(OurError):
+    """A stage of the engine broke; `stage` says which."""
+
+    code = "engine_failed"
+
+    def __init__(self, message: str, *, stage: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class LeaseLost(Exception):
+    """The attempt no longer owns its job: drop the work, touch nothing."""
+
+
+class JobCancelled(LeaseLost):
+    """The client cancelled the job while it ran."""

@@ -1,0 +1,156 @@
+"""The job: what a client asks for, what becomes of it, and who may change it."""
+
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from core.languages import is_language
+from core.transcript import Notice
+
+ANONYMOUS = "anonymous"  # the key id of every job until there are API keys
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class Stage(StrEnum):
+    """What a job is at. ASR and diarization run side by side; the record names the one that is behind."""
+
+    FETCHING = "fetching"
+    DECODE = "decode"
+    VAD = "vad"
+    ASR = "asr"
+    DIARIZATION = "diarization"
+    ALIGNMENT = "alignment"
+    ASSIGNMENT = "assignment"
+    COMMIT = "commit"
+
+
+class Priority(StrEnum):
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class JobOptions(BaseModel):
+    """What a client may ask for; unknown fields are refused by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    language: str | None = Field(None, description="Language code such as `en`; detected if absent.")
+    task: Literal["transcribe", "translate"] = Field("transcribe", description="`translate` gives English text.")
+    model: str | None = Field(None, description="Whisper model; must be the one this installation runs.")
+    diarize: bool = Field(True, description="Tell speakers apart.")
+    num_speakers: int | None = Field(None, ge=1, le=64, description="Number of speakers, when known.")
+    min_speakers: int | None = Field(None, ge=1, le=64, description="Least number of speakers.")
+    max_speakers: int | None = Field(None, ge=1, le=64, description="Most speakers.")
+    align: bool = Field(True, description="Time every word; off leaves coarser times.")
+    initial_prompt: str | None = Field(None, max_length=4000, description="Text that tells Whisper names and style.")
+    priority: Priority = Field(Priority.NORMAL, description="Which queue the job waits in.")
+    local_only: bool = Field(False, description="Never run this job outside this box.")
+    metadata: dict[str, JsonValue] = Field(default_factory=dict, description="Yours, handed back unchanged; at most 16 kB.")
+    clip_start: float | None = Field(None, ge=0, description="Transcribe from here, in seconds.")
+    clip_end: float | None = Field(None, gt=0, description="Transcribe up to here, in seconds.")
+    on_diarization_failure: Literal["warn", "fail"] = Field(
+        "warn", description="`warn` gives the words without speakers, `fail` fails the job."
+    )
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, code: str | None) -> str | None:
+        if code is not None and not is_language(code):
+            raise ValueError(f"unknown language {code!r}: use a code that Whisper knows, such as en, de or zh")
+        return code
+
+    @field_validator("metadata")
+    @classmethod
+    def _small(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if len(str(metadata)) > 16_000:
+            raise ValueError("metadata is larger than 16 kB")
+        return metadata
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        low, high = self.min_speakers, self.max_speakers
+        if low is not None and high is not None and low > high:
+            raise ValueError("min_speakers is greater than max_speakers")
+        if self.num_speakers is not None and (low or high):
+            raise ValueError("num_speakers goes without min_speakers and max_speakers")
+        if self.clip_start is not None and self.clip_end is not None and self.clip_start >= self.clip_end:
+            raise ValueError("clip_start is not before clip_end")
+        return self
+
+
+class JobFailure(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+
+
+class Job(BaseModel):
+    """One record as read from Redis. Times are seconds since the epoch by Redis' clock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    key_id: str
+    state: JobState
+    stage: Stage | None = None
+    progress: float = 0.0  # 0 to 1
+    attempt: int = 0  # the fencing token: raised by every claim, never reused
+    losses: int = 0  # runners that died with it
+    owner: str = ""  # slot/boot id of the runner that holds it
+    cancel_requested: bool = False
+    seq: int  # its place in the queue, kept over hand-backs
+    version: int = 0  # raised by every change, for watchers
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    duration_s: float
+    filename: str
+    input_key: str
+    input_bytes: int
+    input_sha256: str
+    options: JobOptions
+    products: dict[str, str] = Field(default_factory=dict)  # stage → key in the file store
+    result_key: str | None = None
+    warnings: tuple[Notice, ...] = ()
+    error: JobFailure | None = None
+
+    @property
+    def work_s(self) -> float:
+        """Audio seconds that the job costs: its clip, not its file."""
+        end = min(self.options.clip_end or self.duration_s, self.duration_s)
+        return max(0.0, end - (self.options.clip_start or 0.0))
+
+
+class NewJob(BaseModel):
+    """What submit writes; the rest of the record is the store's to set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    key_id: str = ANONYMOUS
+    duration_s: float
+    filename: str
+    input_key: str
+    input_bytes: int
+    input_sha256: str
+    options: JobOptions
+    deliveries: tuple[dict[str, Any], ...] = ()  # what commit puts into the outbox
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for the same bytes and options: what an Idempotency-Key is held to."""
+        return f"{self.input_sha256}:{self.options.model_dump_json()}"

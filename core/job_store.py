@@ -1,0 +1,300 @@
+"""The job store: one record per job in Redis, the truth that messages, leases in memory and other clouds only hint at."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+from uuid import uuid4
+
+from core.errors import IdempotencyConflict, JobNotFound, QueueFull
+from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
+from core.redis_steps import RedisClient, RedisSteps, is_reachable, redis_away
+from core.transcript import Notice
+
+NAMESPACE = "spillway"
+SUSPECT_AFTER = 2  # losses after which a job runs alone, so that it takes nobody with it
+
+
+class Verdict(StrEnum):
+    """What a runner hears of a job when it beats."""
+
+    HELD = "held"
+    LOST = "lost"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Who holds leases: a slot is a place that outlives its process, the boot id is one process' life."""
+
+    slot: str
+    boot_id: str
+
+    @property
+    def owner(self) -> str:
+        return f"{self.slot}/{self.boot_id}"
+
+
+@dataclass(frozen=True)
+class Beat:
+    job_id: str
+    attempt: int
+    stage: Stage | None
+    progress: float
+
+
+@dataclass(frozen=True)
+class Backlog:
+    queued_jobs: int
+    queued_audio_s: float
+    running_jobs: int
+    running_audio_s: float
+    real_time_factor: float | None  # audio seconds per second, of recent jobs; None before the first
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What a worker says of itself; it is forgotten when it falls silent."""
+
+    slot: str
+    fit: bool
+    reason: str
+    device: str
+    asr_model: str
+    jobs_in_flight: int
+
+
+class JobStore:
+    """Every method is atomic, and safe to repeat after a lost reply. All raise `StoreUnavailable` when Redis is away."""
+
+    def __init__(self, redis: RedisClient, namespace: str = NAMESPACE) -> None:
+        self._redis = redis
+        self._namespace = namespace
+        self._steps = RedisSteps(redis, namespace)
+
+    # Clients
+
+    def submit(self, job: NewJob, *, max_queued: int, idempotency_key: str = "", idempotency_ttl_s: int = 86400) -> tuple[Job, bool]:
+        """The job, and whether it is new. Raises `IdempotencyConflict`, `QueueFull`."""
+        work_ms = _ms(_as_record(job).work_s)
+        outcome, detail = self._steps.run(
+            "submit", job.id, job.model_dump_json(), job.key_id, job.options.priority, work_ms,
+            idempotency_key, job.fingerprint, idempotency_ttl_s * 1000, max_queued,
+        )  # fmt: skip
+        if outcome == "conflict":
+            raise IdempotencyConflict(f"this Idempotency-Key was used for job {detail} with another file or other options: use a new key")
+        if outcome == "full":
+            raise QueueFull(f"the queue is full: {detail} jobs wait; try again later")
+        return self.get(str(detail)), outcome == "created"
+
+    def get(self, job_id: str) -> Job:
+        """Raises `JobNotFound`."""
+        with redis_away():
+            fields = self._redis.hgetall(self._key("job", job_id))
+        if not fields:
+            raise JobNotFound(f"there is no job {job_id}: it never was, or it was deleted")
+        return _job(fields)
+
+    def page(self, *, limit: int = 50, before: str | None = None, state: JobState | None = None) -> list[Job]:
+        """Newest first; `before` is the id of the last job of the page before."""
+        jobs: list[Job] = []
+        for job in self._newest_first(before):
+            if state is None or job.state == state:
+                jobs.append(job)
+            if len(jobs) == limit:
+                break
+        return jobs
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancelled at once while it waits, within seconds while it runs, unchanged once it has ended. Raises `JobNotFound`."""
+        self._steps.run("cancel", job_id)
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Raises `JobNotFound`. Its files are the caller's to remove."""
+        if not self._steps.run("delete", job_id):
+            raise JobNotFound(f"there is no job {job_id}: it never was, or it was deleted")
+
+    def position(self, job: Job) -> int | None:
+        """Jobs before it, as far as can be told: claims are fair between keys, not first come. None once it does not wait."""
+        priorities = list(Priority)
+        ahead = priorities[: priorities.index(job.options.priority)]
+        with redis_away():
+            rank = self._redis.zrank(self._key("pending", job.options.priority), job.id)
+            return None if rank is None else rank + sum(self._redis.zcard(self._key("pending", priority)) for priority in ahead)
+
+    def watch(self, job_id: str, *, quiet_s: float = 5.0) -> Iterator[Job]:
+        """The record now and after each change until it ends; it is read again every `quiet_s` in case a hint got lost.
+
+        Raises `JobNotFound` at once, or when the job is deleted.
+        """
+        with self._redis.pubsub(ignore_subscribe_messages=True) as hints:
+            with redis_away():
+                hints.subscribe(self._key("changed", job_id))
+            job = self.get(job_id)
+            yield job
+            while not job.state.is_terminal:
+                with redis_away():
+                    hints.get_message(timeout=quiet_s)
+                job = self.get(job_id)
+                yield job
+
+    # Runners
+
+    def claim(self, runner: Runner, *, lease_s: float, fits_s: float, claim_id: str | None = None) -> Job | None:
+        """The best pending job, if it fits into `fits_s` audio seconds beside what the runner holds; an idle runner takes any.
+
+        The record's `attempt` is the fencing token. A repeat with the same `claim_id` gives the same job again.
+        """
+        claimed = self._steps.run(
+            "claim", runner.owner, runner.slot, _ms(lease_s), claim_id or uuid4().hex, _ms(max(fits_s, 0.0)), SUSPECT_AFTER
+        )
+        return self.get(str(claimed[0])) if claimed else None
+
+    def beat(self, beats: Sequence[Beat], *, lease_s: float, renew: bool) -> dict[str, Verdict]:
+        """Reports stage and progress, renews the leases if asked, and hears of each job whether it is still the runner's."""
+        if not beats:
+            return {}
+        per_job = [value for beat in beats for value in (beat.job_id, beat.attempt, beat.stage or "", round(beat.progress, 3))]
+        verdicts = self._steps.run("beat", _ms(lease_s), int(renew), *per_job)
+        return {beat.job_id: Verdict(verdict) for beat, verdict in zip(beats, verdicts, strict=True)}
+
+    def keep_product(self, job: Job, stage: Stage, key: str) -> bool:
+        """Whether the attempt still held the job, and the product is now in its record."""
+        return bool(self._steps.run("keep", job.id, job.attempt, stage, key) == Verdict.HELD)
+
+    def succeed(self, job: Job, *, result_key: str, warnings: Iterable[Notice] = ()) -> JobState | None:
+        """The state reached (a cancel that came first wins), or None when the attempt had lost the job."""
+        noted = json.dumps([warning.model_dump() for warning in warnings])
+        return self._finish(job, JobState.SUCCEEDED, "result_key", result_key, "warnings", noted)
+
+    def fail(self, job: Job, failure: JobFailure, *, result_key: str | None = None) -> JobState | None:
+        kept = ("result_key", result_key) if result_key else ()
+        return self._finish(job, JobState.FAILED, "error", failure.model_dump_json(), *kept)
+
+    def end_cancelled(self, job: Job) -> JobState | None:
+        return self._finish(job, JobState.CANCELLED)
+
+    def release(self, job: Job) -> JobState | None:
+        """Back to its place in the queue, no loss counted; None when the attempt had lost it."""
+        return _state(self._steps.run("release", job.id, job.attempt))
+
+    def reclaim_expired(self, *, max_losses: int, limit: int = 100) -> dict[str, JobState]:
+        """Takes back jobs whose runner fell silent for a lease: job id → the state it is in now."""
+        return _outcomes(self._steps.run("reclaim_expired", max_losses, limit))
+
+    def reclaim_slot(self, runner: Runner, *, max_losses: int) -> dict[str, JobState]:
+        """Takes back what an earlier process in this slot held: job id → the state it is in now."""
+        return _outcomes(self._steps.run("reclaim_slot", runner.slot, runner.owner, max_losses))
+
+    # Everybody
+
+    def report_worker(self, report: WorkerReport, *, ttl_s: float) -> None:
+        with redis_away():
+            self._redis.set(self._key("worker", report.slot), json.dumps(report.__dict__), px=_ms(ttl_s))
+            self._redis.sadd(self._key("workers"), report.slot)
+
+    def workers(self) -> tuple[WorkerReport, ...]:
+        """Those heard of lately."""
+        with redis_away():
+            slots = sorted(self._redis.smembers(self._key("workers")))
+            reports = self._redis.mget([self._key("worker", slot) for slot in slots]) if slots else []
+        return tuple(WorkerReport(**json.loads(report)) for report in reports if report)
+
+    def backlog(self) -> Backlog:
+        with redis_away():
+            pipe = self._redis.pipeline(transaction=False)
+            for priority in Priority:
+                pipe.zcard(self._key("pending", priority))
+            pipe.zcard(self._key("leases")).hgetall(self._key("totals")).hgetall(self._key("speed"))
+            *queued, running, totals, speed = pipe.execute()
+        audio_s, run_s = _seconds(speed.get("audio_ms")), _seconds(speed.get("run_ms"))
+        return Backlog(
+            queued_jobs=sum(queued),
+            queued_audio_s=_seconds(totals.get("pending_ms")),
+            running_jobs=running,
+            running_audio_s=_seconds(totals.get("running_ms")),
+            real_time_factor=audio_s / run_s if run_s else None,
+        )
+
+    def counters(self) -> dict[str, int]:
+        """How many jobs were submitted, succeeded, failed, cancelled, and how many runners were lost, ever."""
+        with redis_away():
+            return {name: int(value) for name, value in self._redis.hgetall(self._key("counters")).items()}
+
+    def due_deliveries(self, *, limit: int = 100) -> list[str]:
+        """Ids of what the outbox owes by now, oldest first."""
+        with redis_away():
+            return list(self._redis.zrangebyscore(self._key("outbox"), "-inf", time.time() * 1000, start=0, num=limit))
+
+    def uptime_s(self) -> float:
+        """How long this Redis has been up, in whole seconds."""
+        with redis_away():
+            return float(self._redis.info("server")["uptime_in_seconds"])
+
+    def is_reachable(self) -> bool:
+        return is_reachable(self._redis)
+
+    def _finish(self, job: Job, state: JobState, *fields: str) -> JobState | None:
+        return _state(self._steps.run("finish", job.id, job.attempt, state, *fields))
+
+    def _newest_first(self, before: str | None, page: int = 100) -> Iterator[Job]:
+        with redis_away():
+            start = 0 if before is None else (self._redis.zrevrank(self._key("jobs"), before) or 0) + 1
+            while ids := self._redis.zrevrange(self._key("jobs"), start, start + page - 1):
+                pipe = self._redis.pipeline(transaction=False)
+                for job_id in ids:
+                    pipe.hgetall(self._key("job", job_id))
+                yield from (_job(fields) for fields in pipe.execute() if fields)
+                start += page
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self._namespace, *parts))
+
+
+def _as_record(job: NewJob) -> Job:
+    return Job(**_fixed(job.model_dump()), state=JobState.QUEUED, seq=0, created_at=0)
+
+
+def _fixed(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "deliveries"}
+
+
+def _job(fields: dict[str, str]) -> Job:
+    return Job(
+        **_fixed(json.loads(fields["fixed"])),
+        state=JobState(fields["state"]),
+        stage=Stage(fields["stage"]) if "stage" in fields else None,
+        progress=float(fields["progress"]),
+        attempt=int(fields["attempt"]),
+        losses=int(fields["losses"]),
+        owner=fields.get("owner", ""),
+        cancel_requested="cancel_requested" in fields,
+        seq=int(fields["seq"]),
+        version=int(fields.get("version", 0)),
+        created_at=_seconds(fields["created_at"]),
+        started_at=_seconds(fields["started_at"]) if "started_at" in fields else None,
+        finished_at=_seconds(fields["finished_at"]) if "finished_at" in fields else None,
+        products={name.removeprefix("product:"): key for name, key in fields.items() if name.startswith("product:")},
+        result_key=fields.get("result_key"),
+        warnings=tuple(Notice(**notice) for notice in json.loads(fields.get("warnings", "[]"))),
+        error=JobFailure.model_validate_json(fields["error"]) if "error" in fields else None,
+    )
+
+
+def _outcomes(flat: Sequence[str]) -> dict[str, JobState]:
+    return {job_id: JobState(state) for job_id, state in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _state(reply: str) -> JobState | None:
+    return None if reply == Verdict.LOST else JobState(reply)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _seconds(ms: str | None) -> float:
+    return float(ms or 0) / 1000

@@ -1,0 +1,19 @@
+-- One call for all jobs of a runner. Writes only what changed and renews leases only when asked, so that a beat with no
+-- news costs no fsync. ARGV: lease in ms, '1' to renew, then per job: id, attempt, stage, progress
+-- → per job 'held', 'lost' or 'cancel'
+local verdicts = {}
+for i = 3, #ARGV, 4 do
+  local id, attempt, stage, progress = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  if not is_held(id, attempt) then
+    verdicts[#verdicts + 1] = 'lost'
+  else
+    local job = job_fields(id, 'stage', 'progress', 'cancel_requested')
+    if stage ~= '' and (job[1] ~= stage or tonumber(progress) > tonumber(job[2])) then
+      redis.call('HSET', job_key(id), 'stage', stage, 'progress', math.max(tonumber(progress), tonumber(job[2])))
+      changed(id)
+    end
+    if ARGV[2] == '1' then redis.call('ZADD', ns .. ':leases', now_ms() + ARGV[1], id) end
+    verdicts[#verdicts + 1] = job[3] == '1' and 'cancel' or 'held'
+  end
+end
+return verdicts

@@ -1,0 +1,13 @@
+-- Forgets a job; a runner that still holds it finds its lease lost. ARGV: id → 1, or 0 if there was none
+local id = ARGV[1]
+if redis.call('EXISTS', job_key(id)) == 0 then return 0 end
+dequeue(id)
+drop_lease(id)
+for n = 1, #cjson.decode(redis.call('HGET', job_key(id), 'fixed')).deliveries do
+  redis.call('ZREM', ns .. ':outbox', id .. ':' .. n)
+  redis.call('DEL', ns .. ':delivery:' .. id .. ':' .. n)
+end
+redis.call('ZREM', ns .. ':jobs', id)
+changed(id)
+redis.call('DEL', job_key(id))
+return 1

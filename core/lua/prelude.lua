@@ -1,0 +1,101 @@
+-- What the steps share. Every step reads and validates before its first write: Lua in Redis has no rollback.
+-- KEYS[1] is the namespace that all keys begin with; one Redis, no cluster, so keys are made here.
+local ns = KEYS[1]
+local PRIORITIES = { 'high', 'normal', 'low' }
+
+local function job_key(id) return ns .. ':job:' .. id end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function job_fields(id, ...)
+  return redis.call('HMGET', job_key(id), ...)
+end
+
+-- Raises the record's version and tells whoever watches; the message is a hint, the record is the truth.
+local function changed(id)
+  local version = redis.call('HINCRBY', job_key(id), 'version', 1)
+  redis.call('PUBLISH', ns .. ':changed:' .. id, version)
+end
+
+local function count(what, by)
+  redis.call('HINCRBY', ns .. ':counters', what, by or 1)
+end
+
+-- Puts a job where claims look for it, at the place that its sequence number gives. A key that had nothing waiting
+-- starts at the virtual time of whoever was served last: it neither owes nor is owed (start-time fair queueing).
+local function enqueue(id)
+  local job = job_fields(id, 'priority', 'key_id', 'seq', 'work_ms')
+  local priority, key_id, seq = job[1], job[2], job[3]
+  redis.call('ZADD', ns .. ':pending:' .. priority, seq, id)
+  redis.call('ZADD', ns .. ':lane:' .. priority .. ':' .. key_id, seq, id)
+  redis.call('HINCRBY', ns .. ':totals', 'pending_ms', job[4])
+  local served = redis.call('HGET', ns .. ':virtual_time', priority) or 0
+  redis.call('ZADD', ns .. ':lanes:' .. priority, 'NX', served, key_id)
+end
+
+local function dequeue(id)
+  local job = job_fields(id, 'priority', 'key_id', 'work_ms')
+  local priority, key_id = job[1], job[2]
+  if redis.call('ZREM', ns .. ':pending:' .. priority, id) == 0 then return end
+  local lane = ns .. ':lane:' .. priority .. ':' .. key_id
+  redis.call('ZREM', lane, id)
+  redis.call('HINCRBY', ns .. ':totals', 'pending_ms', -job[3])
+  if redis.call('EXISTS', lane) == 0 then redis.call('ZREM', ns .. ':lanes:' .. priority, key_id) end
+end
+
+local function drop_lease(id)
+  local job = job_fields(id, 'slot', 'work_ms')
+  if redis.call('ZREM', ns .. ':leases', id) == 1 then redis.call('HINCRBY', ns .. ':totals', 'running_ms', -job[2]) end
+  if job[1] then redis.call('SREM', ns .. ':slot:' .. job[1], id) end
+  redis.call('HDEL', job_key(id), 'owner', 'slot')
+end
+
+local function requeue(id)
+  drop_lease(id)
+  redis.call('HSET', job_key(id), 'state', 'queued', 'progress', 0)
+  redis.call('HDEL', job_key(id), 'stage')
+  enqueue(id)
+  changed(id)
+end
+
+-- The one way into a terminal state: the record and what it owes to the outside change in the same step.
+local function finish(id, state, fields)
+  dequeue(id)
+  drop_lease(id)
+  local now = now_ms()
+  redis.call('HSET', job_key(id), 'state', state, 'finished_at', now, unpack(fields))
+  if state == 'succeeded' then redis.call('HSET', job_key(id), 'progress', 1) end
+  redis.call('HDEL', job_key(id), 'stage')
+  for n, delivery in ipairs(cjson.decode(redis.call('HGET', job_key(id), 'fixed')).deliveries) do
+    local delivery_id = id .. ':' .. n
+    redis.call('HSET', ns .. ':delivery:' .. delivery_id, 'job', id, 'state', state, 'what', cjson.encode(delivery), 'tries', 0)
+    redis.call('ZADD', ns .. ':outbox', now, delivery_id)
+  end
+  count(state)
+  changed(id)
+end
+
+local function is_held(id, attempt)
+  local job = job_fields(id, 'state', 'attempt')
+  return job[1] == 'running' and job[2] == attempt
+end
+
+-- A runner died with the job: back to its place, or set aside once it has taken too many runners with it.
+local function lose(id, max_losses)
+  local losses = redis.call('HINCRBY', job_key(id), 'losses', 1)
+  count('lost_runners')
+  local job = job_fields(id, 'cancel_requested', 'stage')
+  if job[1] == '1' then
+    finish(id, 'cancelled', {})
+  elseif losses >= max_losses then
+    local message = 'The worker died ' .. losses .. ' times while it ran this job, last in stage ' .. (job[2] or 'decode')
+      .. '. The recording may be what kills it: try another encoding of it, or a shorter clip.'
+    finish(id, 'failed', { 'error', cjson.encode({ code = 'worker_lost', message = message }) })
+  else
+    requeue(id)
+  end
+  return redis.call('HGET', job_key(id), 'state')
+end

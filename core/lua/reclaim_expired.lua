@@ -1,0 +1,7 @@
+-- Takes back jobs whose lease ran out, by Redis' own clock. ARGV: most losses, most jobs at once → {id, state, …}
+local taken = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', ns .. ':leases', '-inf', now_ms(), 'LIMIT', 0, ARGV[2])) do
+  taken[#taken + 1] = id
+  taken[#taken + 1] = lose(id, tonumber(ARGV[1]))
+end
+return taken

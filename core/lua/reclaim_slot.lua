@@ -1,0 +1,9 @@
+-- A worker that starts in a slot takes back what its predecessor there held. ARGV: slot, new owner, most losses → {id, state, …}
+local taken = {}
+for _, id in ipairs(redis.call('SMEMBERS', ns .. ':slot:' .. ARGV[1])) do
+  if job_fields(id, 'owner')[1] ~= ARGV[2] then
+    taken[#taken + 1] = id
+    taken[#taken + 1] = lose(id, tonumber(ARGV[3]))
+  end
+end
+return taken

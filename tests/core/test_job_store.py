@@ -1,0 +1,406 @@
+"""The contract of every atomic step, on a real server."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from core.errors import IdempotencyConflict, JobNotFound, QueueFull, StoreUnavailable
+from core.job import Job, JobFailure, JobOptions, JobState, NewJob, Priority, Stage
+from core.job_store import Beat, JobStore, Runner, Verdict, WorkerReport
+from core.redis_steps import connect
+from core.transcript import Notice
+
+ALICE, BOB = Runner("gpu0", "boot-a"), Runner("gpu1", "boot-b")
+ROOM_S = 3600.0
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[JobStore]:
+    redis = connect(redis_url)
+    yield JobStore(redis)
+    redis.close()
+
+
+def new_job(**changes: Any) -> NewJob:
+    options = {name: changes.pop(name) for name in list(changes) if name in JobOptions.model_fields}
+    job_id = uuid4().hex
+    fields: dict[str, Any] = {
+        "id": job_id, "duration_s": 30.0, "filename": "a.wav", "input_key": f"jobs/{job_id}/input",
+        "input_bytes": 10, "input_sha256": "0" * 64, "options": JobOptions(**options),
+    }  # fmt: skip
+    return NewJob(**{**fields, **changes})
+
+
+def submit(store: JobStore, **changes: Any) -> Job:
+    return store.submit(new_job(**changes), max_queued=100)[0]
+
+
+def claim(store: JobStore, runner: Runner = ALICE, *, lease_s: float = 60, fits_s: float = ROOM_S, **options: Any) -> Job:
+    job = store.claim(runner, lease_s=lease_s, fits_s=fits_s, **options)
+    assert job is not None
+    return job
+
+
+def beat(store: JobStore, job: Job, *, stage: Stage | None = None, progress: float = 0.0, renew: bool = False) -> Verdict:
+    return store.beat([Beat(job.id, job.attempt, stage, progress)], lease_s=60, renew=renew)[job.id]
+
+
+def test_a_submitted_job_waits_with_all_that_was_said_of_it(store: JobStore) -> None:
+    job = submit(store, language="de", metadata={"ticket": [1, None]}, duration_s=12.5)
+    assert job == store.get(job.id)
+    assert (job.state, job.attempt, job.losses, job.duration_s, job.key_id) == (JobState.QUEUED, 0, 0, 12.5, "anonymous")
+    assert job.options.language == "de"
+    assert job.options.metadata == {"ticket": [1, None]}
+    assert abs(job.created_at - time.time()) < 60
+
+
+def test_submitting_the_same_job_id_again_changes_nothing(store: JobStore) -> None:
+    job = new_job()
+    assert store.submit(job, max_queued=100)[1]
+    again, created = store.submit(job, max_queued=100)
+    assert not created
+    assert again.seq == 1
+    assert store.backlog().queued_jobs == 1
+
+
+def test_the_same_idempotency_key_and_request_give_the_first_job(store: JobStore) -> None:
+    first, _ = store.submit(new_job(), max_queued=100, idempotency_key="k")
+    again, created = store.submit(new_job(), max_queued=100, idempotency_key="k")
+    assert (again.id, created) == (first.id, False)
+
+
+def test_the_same_idempotency_key_with_another_request_is_a_conflict(store: JobStore) -> None:
+    store.submit(new_job(), max_queued=100, idempotency_key="k")
+    with pytest.raises(IdempotencyConflict, match="new key"):
+        store.submit(new_job(language="de"), max_queued=100, idempotency_key="k")
+
+
+def test_idempotency_keys_of_two_clients_are_strangers(store: JobStore) -> None:
+    store.submit(new_job(), max_queued=100, idempotency_key="k")
+    assert store.submit(new_job(key_id="other"), max_queued=100, idempotency_key="k")[1]
+
+
+def test_fifty_submits_with_one_idempotency_key_make_one_job(store: JobStore) -> None:
+    ids: set[str] = set()
+    threads = [
+        threading.Thread(target=lambda: ids.add(store.submit(new_job(), max_queued=100, idempotency_key="k")[0].id)) for _ in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 1
+    assert store.backlog().queued_jobs == 1
+
+
+def test_a_full_queue_refuses_and_writes_nothing(store: JobStore) -> None:
+    submit(store)
+    refused = new_job()
+    with pytest.raises(QueueFull, match="1 jobs wait"):
+        store.submit(refused, max_queued=1)
+    with pytest.raises(JobNotFound):
+        store.get(refused.id)
+
+
+def test_an_unknown_job_is_not_found(store: JobStore) -> None:
+    for act in (store.get, store.cancel, store.delete):
+        with pytest.raises(JobNotFound, match="there is no job"):
+            act("missing")
+
+
+def test_claims_go_by_priority_then_by_age(store: JobStore) -> None:
+    late, early = submit(store, priority=Priority.LOW), submit(store)
+    urgent = submit(store, priority=Priority.HIGH)
+    assert [claim(store).id for _ in range(3)] == [urgent.id, early.id, late.id]
+    assert store.claim(ALICE, lease_s=60, fits_s=ROOM_S) is None
+
+
+def test_claims_are_fair_between_keys(store: JobStore) -> None:
+    for _ in range(4):
+        submit(store, key_id="greedy")
+    modest = submit(store, key_id="modest")
+    assert modest.id in [claim(store).id for _ in range(2)]
+
+
+def test_fairness_counts_audio_seconds_not_jobs(store: JobStore) -> None:
+    for _ in range(2):
+        submit(store, key_id="long", duration_s=100)
+    for _ in range(12):
+        submit(store, key_id="short", duration_s=10)
+    served = [claim(store).key_id for _ in range(12)]
+    assert served.count("long") == 2
+    assert served.index("long") < 2
+
+
+def test_a_claim_raises_the_attempt_and_names_the_owner(store: JobStore) -> None:
+    submit(store)
+    job = claim(store)
+    assert (job.state, job.attempt, job.owner) == (JobState.RUNNING, 1, "gpu0/boot-a")
+    store.release(job)
+    assert claim(store, BOB).attempt == 2
+
+
+def test_a_repeated_claim_gives_the_same_job_not_another(store: JobStore) -> None:
+    submit(store)
+    submit(store)
+    assert claim(store, claim_id="c1").id == claim(store, claim_id="c1").id
+    assert store.backlog().queued_jobs == 1
+
+
+def test_a_job_that_does_not_fit_is_not_passed_over(store: JobStore) -> None:
+    submit(store, duration_s=10)
+    long = submit(store, duration_s=5000)
+    submit(store, duration_s=10)
+    first = claim(store)
+    assert store.claim(ALICE, lease_s=60, fits_s=100) is None
+    store.succeed(first, result_key="r")
+    assert claim(store, fits_s=100).id == long.id
+
+
+def test_a_suspect_job_runs_alone(store: JobStore) -> None:
+    job = submit(store)
+    for _ in range(2):
+        claim(store, lease_s=0)
+        assert store.reclaim_expired(max_losses=9) == {job.id: JobState.QUEUED}
+    submit(store)
+    assert claim(store).id == job.id
+    assert store.claim(ALICE, lease_s=60, fits_s=ROOM_S) is None
+    assert claim(store, BOB).id != job.id
+
+
+def test_a_suspect_job_waits_until_the_runner_is_empty(store: JobStore) -> None:
+    calm = submit(store)
+    held = claim(store)
+    assert held.id == calm.id
+    suspect = submit(store)
+    for _ in range(2):
+        claim(store, BOB, lease_s=0)
+        store.reclaim_expired(max_losses=9)
+    assert store.claim(ALICE, lease_s=60, fits_s=ROOM_S) is None
+    store.succeed(held, result_key="r")
+    assert claim(store).id == suspect.id
+
+
+def test_a_beat_shows_stage_and_progress_and_never_goes_back(store: JobStore) -> None:
+    submit(store)
+    job = claim(store)
+    assert beat(store, job, stage=Stage.ASR, progress=0.4) == Verdict.HELD
+    assert beat(store, job, stage=Stage.ASR, progress=0.2) == Verdict.HELD
+    seen = store.get(job.id)
+    assert (seen.stage, seen.progress) == (Stage.ASR, 0.4)
+
+
+def test_a_beat_without_news_writes_nothing(store: JobStore, redis_url: str) -> None:
+    submit(store)
+    job = claim(store)
+    beat(store, job, stage=Stage.ASR, progress=0.4)
+    with connect(redis_url) as redis:
+        before = redis.info("persistence")["aof_current_size"]
+        for _ in range(10):
+            beat(store, job, stage=Stage.ASR, progress=0.4)
+        assert redis.info("persistence")["aof_current_size"] == before
+
+
+def test_a_renewed_lease_outlives_its_first_expiry(store: JobStore) -> None:
+    submit(store)
+    job = claim(store, lease_s=0.2)
+    assert beat(store, job, renew=True) == Verdict.HELD
+    time.sleep(0.25)
+    assert store.reclaim_expired(max_losses=3) == {}
+
+
+def test_a_lost_runner_never_overwrites_the_winner(store: JobStore) -> None:
+    submit(store)
+    loser = claim(store, lease_s=0)
+    store.reclaim_expired(max_losses=3)
+    assert beat(store, loser) == Verdict.LOST
+    winner = claim(store, BOB)
+    assert store.succeed(loser, result_key="stale") is None
+    assert store.fail(loser, JobFailure(code="x", message="y")) is None
+    assert store.release(loser) is None
+    assert not store.keep_product(loser, Stage.ASR, "stale")
+    assert store.succeed(winner, result_key="good") == JobState.SUCCEEDED
+    assert store.get(winner.id).result_key == "good"
+
+
+def test_committing_twice_is_committing_once(store: JobStore) -> None:
+    submit(store)
+    job = claim(store)
+    assert store.succeed(job, result_key="r") == store.succeed(job, result_key="r") == JobState.SUCCEEDED
+    assert store.counters()["succeeded"] == 1
+
+
+def test_success_keeps_result_warnings_and_the_measured_speed(store: JobStore) -> None:
+    submit(store, duration_s=30)
+    job = claim(store)
+    time.sleep(0.02)
+    store.succeed(job, result_key="r", warnings=[Notice(code="c", message="m")])
+    done = store.get(job.id)
+    assert (done.state, done.progress, done.stage, done.result_key) == (JobState.SUCCEEDED, 1.0, None, "r")
+    assert done.warnings == (Notice(code="c", message="m"),)
+    assert done.finished_at is not None
+    assert (store.backlog().real_time_factor or 0) > 1
+
+
+def test_an_expired_lease_brings_the_job_back_to_its_place(store: JobStore) -> None:
+    first, second = submit(store), submit(store)
+    claim(store, lease_s=0)
+    assert store.reclaim_expired(max_losses=3) == {first.id: JobState.QUEUED}
+    again = claim(store)
+    assert (again.id, again.losses, again.attempt) == (first.id, 1, 2)
+    assert claim(store).id == second.id
+
+
+def test_a_job_that_keeps_killing_its_runners_is_set_aside(store: JobStore) -> None:
+    job = submit(store)
+    for _ in range(3):
+        held = claim(store, lease_s=0)
+        beat(store, held, stage=Stage.DIARIZATION, progress=0.5)
+        outcome = store.reclaim_expired(max_losses=3)
+    assert outcome == {job.id: JobState.FAILED}
+    failed = store.get(job.id)
+    assert failed.error is not None
+    assert failed.error.code == "worker_lost"
+    assert "3 times" in failed.error.message
+    assert "diarization" in failed.error.message
+
+
+def test_a_reborn_worker_takes_back_what_its_predecessor_held_and_nothing_else(store: JobStore) -> None:
+    mine, theirs = submit(store), submit(store)
+    claim(store, Runner("gpu0", "old"))
+    claim(store, BOB)
+    assert store.reclaim_slot(Runner("gpu0", "new"), max_losses=3) == {mine.id: JobState.QUEUED}
+    assert store.get(theirs.id).state == JobState.RUNNING
+    assert store.get(mine.id).losses == 1
+
+
+def test_a_hand_back_counts_no_loss(store: JobStore) -> None:
+    submit(store)
+    assert store.release(claim(store)) == JobState.QUEUED
+    job = claim(store)
+    assert (job.losses, job.attempt) == (0, 2)
+
+
+def test_a_waiting_job_is_cancelled_at_once(store: JobStore) -> None:
+    job = store.cancel(submit(store).id)
+    assert job.state == JobState.CANCELLED
+    assert store.claim(ALICE, lease_s=60, fits_s=ROOM_S) is None
+    assert store.backlog().queued_audio_s == 0
+
+
+def test_a_running_job_hears_of_its_cancel_at_the_next_beat(store: JobStore) -> None:
+    submit(store)
+    job = claim(store)
+    assert store.cancel(job.id).state == JobState.RUNNING
+    assert beat(store, job) == Verdict.CANCEL
+    assert store.end_cancelled(job) == JobState.CANCELLED
+
+
+@pytest.mark.parametrize("how", ["succeed", "fail", "release", "lose"])
+def test_a_cancel_that_came_first_wins(store: JobStore, how: str) -> None:
+    submit(store)
+    job = claim(store, lease_s=0)
+    store.cancel(job.id)
+    {
+        "succeed": lambda: store.succeed(job, result_key="r"),
+        "fail": lambda: store.fail(job, JobFailure(code="c", message="m")),
+        "release": lambda: store.release(job),
+        "lose": lambda: store.reclaim_expired(max_losses=3),
+    }[how]()
+    ended = store.get(job.id)
+    assert (ended.state, ended.result_key, ended.error) == (JobState.CANCELLED, None, None)
+
+
+def test_cancelling_an_ended_job_changes_nothing(store: JobStore) -> None:
+    submit(store)
+    store.succeed(claim(store), result_key="r")
+    assert store.cancel(store.page()[0].id).state == JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("ending", [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED])
+def test_every_ending_puts_its_deliveries_into_the_outbox_in_the_same_step(store: JobStore, ending: JobState) -> None:
+    job = submit(store, deliveries=({"kind": "webhook", "url": "https://example.org"},))
+    held = claim(store)
+    if ending is JobState.SUCCEEDED:
+        store.succeed(held, result_key="r")
+    elif ending is JobState.FAILED:
+        store.fail(held, JobFailure(code="c", message="m"))
+    else:
+        store.end_cancelled(held)
+    assert store.due_deliveries() == [f"{job.id}:1"]
+
+
+def test_products_are_kept_for_the_next_attempt(store: JobStore) -> None:
+    submit(store)
+    job = claim(store)
+    assert store.keep_product(job, Stage.ASR, "jobs/x/products/1-asr.json")
+    store.release(job)
+    assert claim(store, BOB).products == {"asr": "jobs/x/products/1-asr.json"}
+
+
+def test_a_deleted_job_is_gone_and_its_runner_finds_out(store: JobStore) -> None:
+    submit(store)
+    job = claim(store)
+    store.delete(job.id)
+    assert beat(store, job) == Verdict.LOST
+    assert store.succeed(job, result_key="r") is None
+    assert store.page() == []
+    backlog = store.backlog()
+    assert (backlog.queued_jobs, backlog.running_jobs, backlog.running_audio_s) == (0, 0, 0)
+
+
+def test_the_backlog_counts_clips_not_files(store: JobStore) -> None:
+    submit(store, duration_s=100, clip_start=10, clip_end=30)
+    submit(store, duration_s=50)
+    claim(store)
+    backlog = store.backlog()
+    assert (backlog.queued_jobs, backlog.queued_audio_s, backlog.running_jobs, backlog.running_audio_s) == (1, 50, 1, 20)
+
+
+def test_pages_are_newest_first_and_follow_one_another(store: JobStore) -> None:
+    ids = [submit(store).id for _ in range(5)]
+    first = store.page(limit=2)
+    rest = store.page(limit=10, before=first[-1].id)
+    assert sorted(job.id for job in first + rest) == sorted(ids)
+    store.cancel(ids[0])
+    assert [job.id for job in store.page(state=JobState.CANCELLED)] == [ids[0]]
+
+
+def test_a_position_counts_the_jobs_before_it(store: JobStore) -> None:
+    first, second, urgent = submit(store), submit(store), submit(store, priority=Priority.HIGH)
+    assert [store.position(job) for job in (urgent, first, second)] == [0, 1, 2]
+    assert store.position(claim(store)) is None
+
+
+def test_a_watcher_sees_every_state_to_the_end(store: JobStore) -> None:
+    job_id = submit(store).id
+    seen: list[JobState] = []
+    watcher = threading.Thread(target=lambda: seen.extend(job.state for job in store.watch(job_id)))
+    watcher.start()
+    time.sleep(0.1)
+    job = claim(store)
+    time.sleep(0.1)
+    store.succeed(job, result_key="r")
+    watcher.join(timeout=5)
+    assert [state for state, before in zip(seen, [None, *seen], strict=False) if state != before] == ["queued", "running", "succeeded"]
+
+
+def test_a_silent_worker_is_forgotten(store: JobStore) -> None:
+    report = WorkerReport("gpu0", True, "", "cpu", "tiny.en", 0)
+    store.report_worker(report, ttl_s=0.1)
+    assert store.workers() == (report,)
+    time.sleep(0.15)
+    assert store.workers() == ()
+
+
+def test_a_server_that_is_away_is_said_to_be_away() -> None:
+    store = JobStore(connect("redis://127.0.0.1:1/0", retries=0))
+    assert not store.is_reachable()
+    with pytest.raises(StoreUnavailable, match="Redis does not answer"):
+        store.get("x")
+    with pytest.raises(StoreUnavailable):
+        store.submit(new_job(), max_queued=1)
