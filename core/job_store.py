@@ -181,6 +181,10 @@ class JobStore:
         """Back to its place in the queue, no loss counted; None when the attempt had lost it."""
         return _state(self._steps.run("release", job.id, job.attempt))
 
+    def retry(self, job: Job, failure: JobFailure, *, max_failures: int) -> JobState | None:
+        """Queued once more, or failed for good when it broke `max_failures` times; None when the attempt had lost it."""
+        return _state(self._steps.run("retry", job.id, job.attempt, max_failures, failure.model_dump_json()))
+
     def reclaim_expired(self, *, max_losses: int, limit: int = 100) -> dict[str, JobState]:
         """Takes back jobs whose runner fell silent for a lease: job id → the state it is in now."""
         return _outcomes(self._steps.run("reclaim_expired", max_losses, limit))
@@ -228,6 +232,20 @@ class JobStore:
         """Ids of what the outbox owes by now, oldest first."""
         with redis_away():
             return list(self._redis.zrangebyscore(self._key("outbox"), "-inf", time.time() * 1000, start=0, num=limit))
+
+    def clock_s(self) -> float:
+        """Redis' own clock, the only one that leases go by, in seconds since the epoch."""
+        with redis_away():
+            seconds, microseconds = self._redis.time()
+        return float(seconds) + float(microseconds) / 1e6
+
+    def lead(self, holder: str, *, ttl_s: float) -> bool:
+        """Whether `holder` is the one dispatcher that acts, until `ttl_s` from now."""
+        key = self._key("leader")
+        with redis_away():
+            if self._redis.set(key, holder, nx=True, px=_ms(ttl_s)):
+                return True
+            return bool(self._redis.get(key) == holder and self._redis.pexpire(key, _ms(ttl_s)))
 
     def uptime_s(self) -> float:
         """How long this Redis has been up, in whole seconds."""

@@ -75,9 +75,7 @@ def ffmpeg() -> str:
 def model_dir() -> Path:
     folder = ROOT / ".local" / "models"
     if not (folder / "faster-whisper-tiny.en" / "model.bin").exists():
-        pytest.fail(
-            "the test models are not there: run `make test`, or `python -m worker.model_files pull --profile test --model-dir .local/models`"
-        )
+        pytest.fail("the test models are not there: run `make test`, which pulls them first")
     return folder
 
 

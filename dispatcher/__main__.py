@@ -1,0 +1,40 @@
+"""The dispatcher's composition root: `python -m dispatcher`."""
+
+import signal
+import threading
+from uuid import uuid4
+
+from core import log, wakeups
+from core.job_store import JobStore
+from core.redis_steps import connect
+from core.settings import Settings
+from dispatcher.loops import run
+from dispatcher.reclaim import Reclaimer
+from dispatcher.sweep import Sweeper
+
+LEADERSHIP_S = 10.0  # a standby takes over this long after the leader fell silent
+
+
+def main() -> None:
+    settings = Settings.from_environment()
+    log.configure("dispatcher", level=settings.log_level, form=settings.log_format)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    redis = connect(settings.redis_url)
+    store = JobStore(redis)
+    app = wakeups.celery_app(settings.redis_url)
+    sweeper = Sweeper(store, lambda: wakeups.waiting(redis), lambda times: wakeups.wake(app, times))
+    reclaimer = Reclaimer(store, lease_s=settings.lease_s, max_losses=settings.max_losses)
+    me = uuid4().hex
+    run(
+        (sweeper.step, reclaimer.step),
+        leads=lambda: store.lead(me, ttl_s=LEADERSHIP_S),
+        period_s=settings.sweep_period_s,
+        stop=stop,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Runs the dispatcher's steps in turn while it leads."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+from core.errors import StoreUnavailable
+from core.log import logger
+
+log = logger("dispatcher.loops")
+Step = Callable[[], None]
+
+
+def run(steps: Sequence[Step], *, leads: Callable[[], bool], period_s: float, stop: threading.Event) -> None:
+    """Every `period_s` until `stop`. A Redis that is away is waited for; anything else ends the process, to be started again."""
+    while not stop.is_set():
+        try:
+            if leads():
+                for step in steps:
+                    step()
+        except StoreUnavailable as error:
+            log.warning("redis away", reason=str(error))
+        stop.wait(period_s)

@@ -1,0 +1,105 @@
+"""The jobs that this worker holds, and the thread that keeps them its own."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+from core.errors import JobCancelled, LeaseLost, StoreUnavailable
+from core.job import Job, Stage
+from core.job_store import Beat, JobStore, Verdict
+from core.log import logger
+
+log = logger("worker.leases")
+
+
+class Held:
+    """One job in flight: where it is, as its stages report it, and whether it is still ours, as the record says."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.stage: Stage | None = None
+        self.progress = 0.0
+        self._verdict = Verdict.HELD
+
+    def report(self, stage: Stage, progress: float) -> None:
+        """`progress` of the whole job, 0 to 1."""
+        self.stage, self.progress = stage, progress
+
+    def hear(self, verdict: Verdict) -> None:
+        self._verdict = verdict
+
+    def check(self) -> None:
+        """To be called between batches: raises `JobCancelled` or `LeaseLost` when the work is to be dropped."""
+        if self._verdict == Verdict.CANCEL:
+            raise JobCancelled(self.job.id)
+        if self._verdict == Verdict.LOST:
+            raise LeaseLost(self.job.id)
+
+    def beat(self) -> Beat:
+        return Beat(self.job.id, self.job.attempt, self.stage, self.progress)
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """`news_s`: how often progress is told and cancels are heard. `heartbeat_s`: how often leases of `lease_s` are renewed."""
+
+    lease_s: float
+    heartbeat_s: float
+    news_s: float = 0.5
+
+
+class Leases:
+    """One call to Redis per beat for all jobs together; it writes only what is new."""
+
+    def __init__(self, store: JobStore, rhythm: Rhythm, on_heartbeat: Callable[[int], None]) -> None:
+        self._store, self._rhythm, self._on_heartbeat = store, rhythm, on_heartbeat
+        self._held: dict[str, Held] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @contextmanager
+    def holding(self, job: Job) -> Iterator[Held]:
+        held = Held(job)
+        with self._lock:
+            self._held[job.id] = held
+        try:
+            yield held
+        finally:
+            with self._lock:
+                del self._held[job.id]
+
+    def in_flight(self) -> tuple[Held, ...]:
+        with self._lock:
+            return tuple(self._held.values())
+
+    def audio_in_flight_s(self) -> float:
+        return sum(held.job.work_s for held in self.in_flight())
+
+    def beat(self, *, renew: bool) -> None:
+        """Raises `StoreUnavailable`; the leases stand still with Redis, so nothing is lost by waiting for the next beat."""
+        jobs = self.in_flight()
+        verdicts = self._store.beat([held.beat() for held in jobs], lease_s=self._rhythm.lease_s, renew=renew)
+        for held in jobs:
+            held.hear(verdicts[held.job.id])
+
+    def _keep_beating(self) -> None:
+        renewed = 0.0
+        while not self._stop.wait(self._rhythm.news_s):
+            due = monotonic() - renewed >= self._rhythm.heartbeat_s
+            try:
+                self.beat(renew=due)
+                if due:
+                    self._on_heartbeat(len(self.in_flight()))
+                    renewed = monotonic()
+            except StoreUnavailable as error:
+                log.warning("redis away", reason=str(error))
