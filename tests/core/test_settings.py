@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from core.settings import Settings, SettingsError
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    assert Settings.from_environment({"PATH": "/bin"}) == Settings.from_environment({})
+    assert Settings.from_environment({}).port == 8000
+
+
+def test_variables_are_read_with_their_types() -> None:
+    settings = Settings.from_environment(
+        {"SPILLWAY_PORT": "9000", "SPILLWAY_MODEL_DIR": "/m", "SPILLWAY_ALIGN_LANGUAGES": "en, de", "SPILLWAY_LEASE_S": "1.5"}
+    )
+    assert (settings.port, settings.model_dir, settings.align_languages, settings.lease_s) == (9000, Path("/m"), ("en", "de"), 1.5)
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert Settings.from_environment({"SPILLWAY_PORT": ""}).port == 8000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SPILLWAY_PORT", "eighty"),
+        ("SPILLWAY_PORT", "70000"),
+        ("SPILLWAY_DEVICE", "tpu"),
+        ("SPILLWAY_LEASE_S", "0"),
+        ("SPILLWAY_PROT", "8000"),
+    ],
+)
+def test_a_wrong_variable_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment({name: value})
+
+
+def test_a_secret_is_not_shown() -> None:
+    assert "hf_abc" not in repr(Settings.from_environment({"SPILLWAY_HF_TOKEN": "hf_abc"}))
+
+
+def test_every_setting_has_a_line_of_help() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
