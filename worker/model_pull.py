@@ -1,0 +1,103 @@
+"""Fills the model folder: what is there and right stays, what is missing comes whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+from core.errors import ModelMissing
+from worker.model_catalog import Model
+from worker.model_download import Downloader, Report, megabytes
+from worker.model_lock import Record, check, recorded, remember, sole_downloader, write_record
+from worker.model_sources import Supply, bring
+from worker.package_index import package_indexes
+
+TIMEOUT_S = 60.0
+Say = Callable[[str], None]
+
+
+def pull(models: Sequence[Model], model_dir: Path, supply: Supply, say: Say) -> None:
+    """If everything is there, no request is made and nothing is written.
+
+    What is pulled is held to the digests of the catalog and of the lock. One pull at a time fills a folder; a cut one is
+    taken up by the next.
+    """
+    missing = [model for model in models if not is_complete(model, model_dir)]
+    for model in models:
+        if model not in missing:
+            say(f"{model.short_name}: up to date")
+    if not missing:
+        return
+    _make_folder(supply.downloader.folder)
+    with sole_downloader(model_dir, say):
+        for model in missing:
+            _install_unless_there(model, model_dir, supply, say)
+        shutil.rmtree(supply.downloader.folder, ignore_errors=True)
+
+
+def is_complete(model: Model, model_dir: Path) -> bool:
+    """Every file is there and has the digest it must have."""
+    if not (model.is_pinned or recorded(model, model_dir)):
+        return False
+    try:
+        check(model, model_dir, quick=False)
+    except ModelMissing:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def supply_for(model_dir: Path, environment: Mapping[str, str], hf_token: str | None, report: Report) -> Iterator[Supply]:
+    """The network as this machine is set up for it: pip's indexes, the hub's token, proxies and certificates."""
+    with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
+        downloader = Downloader(model_dir / ".partial", client, report=report)
+        yield Supply(downloader, tuple(package_indexes(environment)), hf_token)
+
+
+def _install_unless_there(model: Model, model_dir: Path, supply: Supply, say: Say) -> None:
+    if is_complete(model, model_dir):
+        return say(f"{model.short_name}: the other pull brought it")
+    started = time.monotonic()
+    supply.downloader.folder.mkdir(exist_ok=True)
+    staging = model_dir / f".staging-{model.name}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        record = bring(model, staging, supply, recorded(model, model_dir))
+        _settle(staging, record)
+        write_record(model_dir, model.name, record)
+        _swap(staging, model_dir / model.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    for name, pin in record.files.items():
+        remember(model_dir / model.name / name, pin.sha256, model_dir)
+    say(f"{model.short_name}: {megabytes(sum(pin.bytes for pin in record.files.values()))} in {time.monotonic() - started:.1f} s")
+
+
+def _settle(folder: Path, record: Record) -> None:
+    """On the disk before it gets its name: after a power cut there is the whole model or none."""
+    for name in record.files:
+        with (folder / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def _swap(staging: Path, target: Path) -> None:
+    old = target.with_name(f".old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelMissing(
+            f"{folder.parent} cannot be written ({error.strerror}): set SPILLWAY_MODEL_DIR (or --model-dir) to a folder that you may fill"
+        ) from error
