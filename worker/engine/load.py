@@ -1,0 +1,98 @@
+"""Loads the engine that the settings name, from files alone: nothing here touches the network."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from core.errors import OurError
+from core.settings import Settings
+from worker.engine.aligners import Aligners
+from worker.engine.asr import SpeechRecognizer
+from worker.engine.diarization import Diarizer
+from worker.engine.engine import Engine, Parts
+from worker.engine.vad import VoiceActivityDetector
+from worker.model_files import resolve_asr, resolve_diarization
+from worker.model_pull import pull_alignment
+
+CPU_SEGMENTATION_BATCH = 8
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Raises `ModelMissing`, and `OurError` when there is no GPU that can be used."""
+    device = _device(settings)
+    threads = _threads(settings)
+    torch.set_num_threads(threads.torch)
+    asr_folder = resolve_asr(settings.asr_model, settings.model_dir)
+    diarization = resolve_diarization(settings.diarization_model, settings.model_dir)
+    parts = Parts(
+        vad=VoiceActivityDetector(device, onset=settings.vad_onset, offset=settings.vad_offset, batch_size=_segmentation_batch(settings)),
+        recognizer=SpeechRecognizer(
+            asr_folder,
+            device=settings.device,
+            compute_type=_compute_type(settings),
+            batch_size=settings.asr_batch_size,
+            cpu_threads=threads.whisper,
+            release_memory=torch.cuda.empty_cache,
+        ),
+        diarizer=Diarizer.load(
+            diarization.segmentation,
+            diarization.embedding,
+            kind=diarization.kind,
+            device=device,
+            batch_size=_segmentation_batch(settings),
+        ),
+        aligners=Aligners(settings.model_dir, device, _pull(settings) if settings.pull_on_first_use else None),
+        asr_name=asr_folder.name,
+        segmentation_name=diarization.segmentation_name,
+        embedding_name=diarization.embedding_name,
+        device=_device_name(settings),
+        beam_size=settings.beam_size,
+    )
+    return Engine(parts)
+
+
+@dataclass(frozen=True)
+class Threads:
+    torch: int
+    whisper: int
+
+
+def _threads(settings: Settings) -> Threads:
+    """Half the cores for each of what runs side by side. OpenMP's threads spin while they wait, so that more of them than cores
+    are slower: on two cores the sample took 11 s with one and one, 24 to 36 s with two and two (samples/dialogue.flac, base, int8).
+    """
+    cores = settings.cpu_threads or os.cpu_count() or 1
+    torch_threads = max(1, cores // 2)
+    return Threads(torch_threads, max(1, cores - torch_threads))
+
+
+def _segmentation_batch(settings: Settings) -> int:
+    """On a CPU larger batches only leave the cache: 26 windows took 11.1 s in one batch, 3.5 s in batches of 8 (two threads)."""
+    return min(settings.segmentation_batch_size, CPU_SEGMENTATION_BATCH) if settings.device == "cpu" else settings.segmentation_batch_size
+
+
+def _pull(settings: Settings) -> Callable[[str], None]:
+    return partial(pull_alignment, model_dir=settings.model_dir, hf_token=settings.hf_token)
+
+
+def _device(settings: Settings) -> str:
+    if settings.device == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise OurError(
+            "there is no usable GPU: check `nvidia-smi` and the container's GPU reservation, or set SPILLWAY_DEVICE=cpu to run without one"
+        )
+    return f"cuda:{settings.device_index}"
+
+
+def _device_name(settings: Settings) -> str:
+    return "cpu" if settings.device == "cpu" else torch.cuda.get_device_name(settings.device_index)
+
+
+def _compute_type(settings: Settings) -> str:
+    if settings.compute_type != "auto":
+        return settings.compute_type
+    return "int8" if settings.device == "cpu" else "float16"

@@ -1,0 +1,126 @@
+"""wav2vec2 models of two makers behind one face: waveforms in, log-probabilities of given characters out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torchaudio
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoTokenizer, Wav2Vec2ForCTC
+
+from core.errors import ModelMissing, OutOfMemory
+from worker.engine.results import Waveform
+from worker.engine.viterbi import Emission
+
+Convolve = Callable[[Tensor], Tensor]  # waveform of shape (1, samples) -> (1, frames, features)
+Transform = Callable[[Tensor, Tensor], Tensor]  # (items, frames, features) and frame counts -> logits (items, frames, entries)
+
+
+@dataclass(frozen=True)
+class Wav2Vec2:
+    """Its convolutions see one waveform at a time and only the transformer a padded batch: wav2vec2-base normalizes its
+    first layer over time, so that padding there would change every frame, while a masked transformer does not see it.
+    """
+
+    dictionary: dict[str, int]  # lower-case characters
+    device: torch.device
+    convolve: Convolve
+    transform: Transform
+
+    @classmethod
+    def from_folder(cls, folder: Path, device: str) -> Self:
+        """From a local Hugging Face folder; raises ModelMissing."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = Wav2Vec2ForCTC.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ModelMissing(f"{folder} holds no complete wav2vec2 model: fetch it again") from error
+        if model.config.add_adapter:
+            raise ModelMissing(f"the wav2vec2 model in {folder} has an adapter, which alignment cannot use: choose another")
+        model = model.to(device).eval()
+        return cls(_lowered(tokenizer.get_vocab()), torch.device(device), *_hugging_face_stages(model))
+
+    @classmethod
+    def from_bundle(cls, name: str, folder: Path, device: str) -> Self:
+        """From the checkpoint file of one of torchaudio.pipelines' wav2vec2 bundles; raises ModelMissing."""
+        bundle = getattr(torchaudio.pipelines, name, None)
+        if not isinstance(bundle, torchaudio.pipelines.Wav2Vec2ASRBundle):
+            raise ModelMissing(f"torchaudio has no speech recognition bundle {name}: name another alignment model")
+        if not (folder / Path(bundle._path).name).is_file():
+            raise ModelMissing(f"{folder} lacks {bundle._path}, the checkpoint of {name}: fetch it again")
+        model = bundle.get_model(dl_kwargs={"model_dir": str(folder)}).to(device)
+        dictionary = _lowered({label: index for index, label in enumerate(bundle.get_labels())})
+        return cls(dictionary, torch.device(device), *_torchaudio_stages(model, normalize=bundle._normalize_waveform))
+
+    @property
+    def blank(self) -> int:
+        """whisperx's rule: the padding entry under either of its two names, else the first."""
+        return self.dictionary.get("<pad>", self.dictionary.get("[pad]", 0))
+
+    def emissions(self, waveforms: Sequence[Waveform], tokens: Sequence[NDArray[np.intp]]) -> list[Emission]:
+        """One per waveform, each with its text's entries in the dictionary; halves the batch when memory runs out.
+
+        Raises OutOfMemory when one waveform alone is too much.
+        """
+        try:
+            return self._emissions(waveforms, tokens)
+        except torch.cuda.OutOfMemoryError as error:
+            if len(waveforms) == 1:
+                raise OutOfMemory("one window does not fit the device's memory for alignment") from error
+        torch.cuda.empty_cache()
+        half = len(waveforms) // 2
+        return self.emissions(waveforms[:half], tokens[:half]) + self.emissions(waveforms[half:], tokens[half:])
+
+    @torch.inference_mode()
+    def _emissions(self, waveforms: Sequence[Waveform], tokens: Sequence[NDArray[np.intp]]) -> list[Emission]:
+        features = [self.convolve(torch.from_numpy(one).to(self.device)[None])[0] for one in waveforms]
+        frames = torch.tensor([len(one) for one in features], device=self.device)
+        logits = self.transform(pad_sequence(features, batch_first=True), frames)
+        log_probs = torch.log_softmax(logits.float(), dim=-1)
+        return [self._emission(one[:count], chosen) for one, count, chosen in zip(log_probs, frames, tokens, strict=True)]
+
+    def _emission(self, log_probs: Tensor, tokens: NDArray[np.intp]) -> Emission:
+        # Picked out on the device: a Chinese dictionary has thousands of entries, a text a hundred.
+        entries = torch.from_numpy(np.append(tokens, (self.blank, 0))).to(self.device)
+        chosen = log_probs[:, entries].cpu().numpy()
+        return Emission(chosen[:, :-2], chosen[:, -2], chosen[:, -1])
+
+
+def _lowered(vocabulary: dict[str, int]) -> dict[str, int]:
+    return {label.lower(): index for label, index in vocabulary.items()}
+
+
+def _hugging_face_stages(model: Any) -> tuple[Convolve, Transform]:
+    wav2vec2 = model.wav2vec2
+
+    def convolve(waveform: Tensor) -> Tensor:
+        features: Tensor = wav2vec2.feature_extractor(waveform).transpose(1, 2)
+        return features
+
+    def transform(features: Tensor, frames: Tensor) -> Tensor:
+        mask = torch.arange(features.shape[1], device=features.device) < frames[:, None]
+        projected, _ = wav2vec2.feature_projection(features)
+        logits: Tensor = model.lm_head(wav2vec2.encoder(projected, attention_mask=mask).last_hidden_state)
+        return logits
+
+    return convolve, transform
+
+
+def _torchaudio_stages(model: Any, *, normalize: bool) -> tuple[Convolve, Transform]:
+    inner = model.model if normalize else model  # such bundles wrap the model in one that normalizes the waveform
+
+    def convolve(waveform: Tensor) -> Tensor:
+        heard = torch.nn.functional.layer_norm(waveform, waveform.shape) if normalize else waveform
+        features: Tensor = inner.feature_extractor(heard, None)[0]
+        return features
+
+    def transform(features: Tensor, frames: Tensor) -> Tensor:
+        logits: Tensor = inner.aux(inner.encoder(features, frames))
+        return logits
+
+    return convolve, transform
