@@ -10,6 +10,8 @@ SpillwayError
 │   ├── TranscriptNotReady     409
 │   ├── IdempotencyConflict    409
 │   ├── QueueFull              503 with Retry-After
+│   ├── ServiceBusy            503 with Retry-After
+│   ├── SettingsError          a process does not start
 │   └── ModelMissing           the model files are not there, or not what was recorded
 └── OurError                   ours: retried, generic outside, detailed in the log
     ├── StoreUnavailable       503: Redis is away
@@ -84,6 +86,22 @@ class QueueFull(CallerError):
     def __init__(self, message: str, *, retry_after_s: int = 30) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ServiceBusy(CallerError):
+    """As many uploads or event streams are open as there may be."""
+
+    code = "service_busy"
+
+    def __init__(self, message: str, *, retry_after_s: int = 2) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class SettingsError(CallerError):
+    """A variable is wrong: the process does not start, and says which."""
+
+    code = "wrong_setting"
 
 
 class ModelMissing(CallerError):

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 from uuid import uuid4
 
 from core.errors import DiskFull
 
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")  # our own names only: nothing that a client sends is a path
+
+PARTIAL = "partial"  # where files grow until they are kept
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,13 @@ class StoredFile:
 class PartialFile:
     """A file being written: hashed on the way, and nowhere to be seen until it is kept."""
 
-    def __init__(self, file: IO[bytes], temporary: Path, final: Path, key: str) -> None:
-        self._file, self._temporary, self._final, self._key = file, temporary, final, key
+    def __init__(self, root: Path, key: str) -> None:
+        """Raises `DiskFull`."""
+        self._root, self._key = root, key
+        self._final, self._temporary = root / key, root / PARTIAL / uuid4().hex
+        with _full_disk_said():
+            self._final.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by keep or discard
         self._hash = hashlib.sha256()
         self.bytes = 0
 
@@ -47,7 +53,7 @@ class PartialFile:
             os.fsync(self._file.fileno())
         self._file.close()
         self._temporary.replace(self._final)
-        _sync_folder(self._final.parent)
+        _sync_folders(self._final.parent, self._root)
         return StoredFile(self._key, self.bytes, self._hash.hexdigest())
 
     def discard(self) -> None:
@@ -62,15 +68,12 @@ class LocalFileStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._partial = root / "partial"
-        self._partial.mkdir(parents=True, exist_ok=True)
+        (root / PARTIAL).mkdir(parents=True, exist_ok=True)
 
     def start(self, key: str) -> PartialFile:
         """Raises `DiskFull`."""
-        final, temporary = self._path(key), self._partial / uuid4().hex
-        with _full_disk_said():
-            final.parent.mkdir(parents=True, exist_ok=True)
-            return PartialFile(open(temporary, "xb"), temporary, final, key)
+        self._path(key)
+        return PartialFile(self._root, key)
 
     def write(self, key: str, content: bytes) -> StoredFile:
         """Raises `DiskFull`; what was there under the key is replaced whole."""
@@ -128,6 +131,14 @@ def _full_disk_said() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull("the file store's disk is full: free some space or wait until old jobs are deleted") from error
         raise
+
+
+def _sync_folders(folder: Path, root: Path) -> None:
+    """From the folder up to the root: a file is only as durable as the names on the way to it."""
+    for place in (folder, *folder.parents):
+        _sync_folder(place)
+        if place == root:
+            return
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 from core.languages import is_language
 from core.transcript import Notice
 
+MOST_NESTED = 50  # Redis' own JSON reader, which the steps use, stops at 1000
 ANONYMOUS = "anonymous"  # the key id of every job until there are API keys
 
 
@@ -77,6 +78,8 @@ class JobOptions(BaseModel):
     def _small(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if len(str(metadata)) > 16_000:
             raise ValueError("metadata is larger than 16 kB")
+        if _depth(metadata) > MOST_NESTED:
+            raise ValueError(f"metadata is nested deeper than {MOST_NESTED} levels")
         return metadata
 
     @model_validator(mode="after")
@@ -89,6 +92,11 @@ class JobOptions(BaseModel):
         if self.clip_start is not None and self.clip_end is not None and self.clip_start >= self.clip_end:
             raise ValueError("clip_start is not before clip_end")
         return self
+
+
+def _depth(value: JsonValue) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inside), default=0)
 
 
 class JobFailure(BaseModel):

@@ -98,7 +98,9 @@ class JobStore:
         return _job(fields)
 
     def page(self, *, limit: int = 50, before: str | None = None, state: JobState | None = None) -> list[Job]:
-        """Newest first; `before` is the id of the last job of the page before."""
+        """Newest first; `before` is the id of the last job of the page before. Raises `JobNotFound` when that was deleted."""
+        if before is not None:
+            self.get(before)
         jobs: list[Job] = []
         for job in self._newest_first(before):
             if state is None or job.state == state:

@@ -31,11 +31,12 @@ class RedisSteps:
             return self._scripts[name](keys=[self._namespace], args=arguments)
 
 
-def connect(url: str, *, timeout_s: float = 5.0, retries: int = 3) -> RedisClient:
+def connect(url: str, *, timeout_s: float = 5.0, retries: int = 3, max_connections: int = 100) -> RedisClient:
     """A client that decodes to str. Each step survives being sent twice, so a lost reply may be retried."""
     return Redis.from_url(
         url,
         decode_responses=True,
+        max_connections=max_connections,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         socket_keepalive=True,

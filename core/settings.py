@@ -8,15 +8,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.errors import CallerError
+from core.errors import SettingsError
 
 PREFIX = "SPILLWAY_"
-
-
-class SettingsError(CallerError):
-    """A variable is wrong: the process does not start, and says which."""
-
-    code = "wrong_setting"
+NOT_OURS = ("SPILLWAY_URL",)  # the client's: where the service is
 
 
 class Settings(BaseModel):
@@ -93,7 +88,9 @@ class Settings(BaseModel):
         Raises `SettingsError` naming every variable that is unknown or wrong. An empty variable counts as unset.
         """
         given = {
-            name: value for name, value in (os.environ if environment is None else environment).items() if name.startswith(PREFIX) and value
+            name: value
+            for name, value in (os.environ if environment is None else environment).items()
+            if name.startswith(PREFIX) and name not in NOT_OURS and value
         }
         unknown = sorted(name for name in given if field_name(name) not in cls.model_fields)
         if unknown:

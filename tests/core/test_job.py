@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from core.job import Job, JobOptions, JobState
         ({"clip_start": 5, "clip_end": 5}, "clip_start is not before"),
         ({"num_speakers": 0}, "greater than or equal to 1"),
         ({"metadata": {"a": "x" * 20_000}}, "larger than 16 kB"),
+        ({"metadata": {"a": json.loads("[" * 60 + "]" * 60)}}, "nested deeper"),
         ({"task": "summarise"}, "'transcribe' or 'translate'"),
         ({"speakers": 2}, "Extra inputs are not permitted"),
     ],

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from core.settings import Settings, SettingsError
+from core.errors import SettingsError
+from core.settings import Settings
 
 
 def test_nothing_set_gives_the_defaults() -> None:

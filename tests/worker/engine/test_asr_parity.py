@@ -48,5 +48,6 @@ def test_the_text_of_every_window_is_plain_whisperx(model_dir: Path, speech: Wav
 
     assert len(ours) >= 2
     assert [recognition.text for recognition in ours] == [segment["text"] for segment in theirs["segments"]]
-    bounds = [(round(recognition.window.start, 3), round(recognition.window.end, 3)) for recognition in ours]
-    assert bounds == [(segment["start"], segment["end"]) for segment in theirs["segments"]]
+    bounds = [bound for recognition in ours for bound in (recognition.window.start, recognition.window.end)]
+    their_bounds = [bound for segment in theirs["segments"] for bound in (segment["start"], segment["end"])]
+    assert bounds == pytest.approx(their_bounds, abs=0.02)  # WhisperX may end a few ms behind the recording

@@ -1,0 +1,48 @@
+# The contract commands: a developer's, CI's and the README's. `make help` lists them.
+PYTHON := .venv/bin/python
+ARGS ?=
+# Some containers forbid bytecode; then every start compiles the ML stack again, 29 s of CPU in place of 9.
+export PYTHONDONTWRITEBYTECODE :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup models demo test up down check format lock bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## the environment in .venv, from the lock files; nothing to do when it is theirs already
+	@sh tools/bootstrap.sh
+
+models: setup ## the small models of the demo and the tests, in .local/models
+	@$(PYTHON) -m worker.model_files pull --profile test --model-dir .local/models
+
+demo: setup ## sets everything up, transcribes the sample through the API, stops everything
+	@$(PYTHON) -m tools.demo $(ARGS)
+
+test: models ## every test that needs no GPU and no Docker; make test ARGS='-k word'
+	@$(PYTHON) -m pytest $(ARGS)
+
+up: setup ## the same stack, kept running on loopback; says its address last
+	@$(PYTHON) -m tools.local_stack up
+
+down: ## stops what `make up` started
+	@if [ -x $(PYTHON) ]; then $(PYTHON) -m tools.local_stack down; else echo "nothing runs: there is no environment yet"; fi
+
+check: setup ## ruff, mypy, import contracts
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+
+format: setup ## lets ruff lay out the code
+	$(PYTHON) -m ruff format .
+
+lock: ## moves the hashed locks; make lock UPGRADE=--upgrade for the newest that the pins allow
+	UPGRADE='$(UPGRADE)' sh tools/lock.sh
+
+bench: models ## speed beside plain WhisperX on the same audio and models
+	@$(PYTHON) -m tools.bench $(ARGS)
+
+clean: down ## what was produced here, save the environment and the models
+	find .local -mindepth 1 -maxdepth 1 ! -name models -exec rm -rf {} + 2>/dev/null || true
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,158 @@
+"""The typed client of a Spillway service."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import httpx
+
+from client.errors import ServiceAway, ServiceBusy, refusal
+from client.models import Job, JobPage, Queue
+from client.sse import events
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+STREAM_SILENCE_S = 30.0  # the service's heartbeats come every 10 s
+POLL_S = 1.0
+PATIENCE_S = 120.0  # how long a wait bears a service that is away: long enough for a restart
+BUSY_TRIES = 5
+
+UploadProgress = Callable[[int, int], None]  # bytes sent, bytes in all
+OnChange = Callable[[Job], None]
+
+
+class SpillwayClient:
+    """Every method raises `ServiceRefused` with the service's code and message, or `ServiceAway`."""
+
+    def __init__(self, base_url: str = DEFAULT_URL, *, timeout_s: float = 30.0) -> None:
+        is_local = urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=not is_local)  # no proxy stands before loopback
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def submit(self, path: Path, *, idempotency_key: str = "", on_upload: UploadProgress | None = None, **options: Any) -> Job:
+        """Sends a recording, streaming it from the disk; options are the service's own. Tries again while the service is busy."""
+        key = idempotency_key or uuid4().hex  # a refusal may hide that the job was taken: then the next try finds it
+        for tries_left in reversed(range(BUSY_TRIES)):
+            try:
+                return self._submit_once(path, key, on_upload, _form(options))
+            except ServiceBusy as busy:
+                if not tries_left:
+                    raise
+                time.sleep(busy.retry_after_s)
+        raise AssertionError("unreachable")
+
+    def job(self, job_id: str) -> Job:
+        return Job.read(self._json("GET", f"/v1/jobs/{job_id}"))
+
+    def jobs(self, *, limit: int = 50, cursor: str | None = None, state: str | None = None) -> JobPage:
+        asked = {"limit": limit, "cursor": cursor, "state": state}
+        page = self._json("GET", "/v1/jobs", params={name: value for name, value in asked.items() if value is not None})
+        return JobPage(tuple(Job.read(job) for job in page["jobs"]), page["next"])
+
+    def wait(self, job_id: str, on_change: OnChange | None = None) -> Job:
+        """The job once it has ended, by its events; by polling while the stream is refused or breaks, also over a restart."""
+        away_since: float | None = None
+        while True:
+            try:
+                for job in self._changes(job_id):
+                    away_since = None
+                    if on_change:
+                        on_change(job)
+                    if job.has_ended:
+                        return job
+            except (ServiceAway, ServiceBusy):
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > PATIENCE_S:
+                    raise
+            time.sleep(POLL_S)
+
+    def transcript(self, job_id: str, format: str = "json") -> str:
+        return self._send("GET", f"/v1/jobs/{job_id}/transcript", params={"format": format}).text
+
+    def cancel(self, job_id: str) -> Job:
+        return Job.read(self._json("POST", f"/v1/jobs/{job_id}/cancel"))
+
+    def delete(self, job_id: str) -> None:
+        self._send("DELETE", f"/v1/jobs/{job_id}")
+
+    def queue(self) -> Queue:
+        return Queue.read(self._json("GET", "/v1/queue"))
+
+    def _submit_once(self, path: Path, idempotency_key: str, on_upload: UploadProgress | None, form: dict[str, str]) -> Job:
+        headers = {"Idempotency-Key": idempotency_key}
+        # The answer comes after the service has read the whole recording through, which takes longer than any other call.
+        timeout = httpx.Timeout(self._timeout_s, read=600)
+        with _WatchedFile(path, on_upload) as file:
+            return Job.read(
+                self._json("POST", "/v1/jobs", data=form, files={"file": (path.name, file)}, headers=headers, timeout=timeout)
+            )  # fmt: skip
+
+    def _changes(self, job_id: str) -> Iterator[Job]:
+        """The job now, then on each change, for as long as the stream holds."""
+        job = self.job(job_id)
+        yield job
+        timeout = httpx.Timeout(self._timeout_s, read=STREAM_SILENCE_S)
+        with _translated(), self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=timeout) as response:
+            if response.is_error:
+                response.read()
+                raise refusal(response)
+            for event in events(response.iter_lines()):
+                if event.name == "job":
+                    yield Job.read(json.loads(event.data))
+
+    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        return cast(dict[str, Any], self._send(method, path, **request).json())
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        with _translated():
+            response = self._http.request(method, path, **request)
+        if not response.is_success:
+            raise refusal(response)
+        return response
+
+
+class _WatchedFile(FileIO):
+    """Tells how much of it has been read."""
+
+    def __init__(self, path: Path, on_read: UploadProgress | None) -> None:
+        super().__init__(path)
+        self._on_read, self._total = on_read, path.stat().st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(-1 if size is None else size) or b""
+        if self._on_read:
+            self._on_read(self.tell(), self._total)
+        return content
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise ServiceAway(f"the service does not answer: {error or type(error).__name__}") from error
+    except httpx.InvalidURL as error:
+        raise ServiceAway(f"not a URL of a service: {error}") from error
+
+
+def _form(options: dict[str, Any]) -> dict[str, str]:
+    return {name: _field(value) for name, value in options.items() if value is not None}
+
+
+def _field(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)  # true and false, numbers, and metadata as JSON

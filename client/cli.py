@@ -1,0 +1,130 @@
+"""The `spillway` command: 0 when it did what was asked, 1 when it could not, 2 when it was asked wrongly."""
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from client.api import DEFAULT_URL, SpillwayClient
+from client.arguments import FORMATS, OPTIONS, parser
+from client.display import live_progress, show_job, show_jobs, show_queue, show_transcript
+from client.errors import SpillwayError
+from client.models import Job
+
+URL_VARIABLE = "SPILLWAY_URL"
+out, err = Console(), Console(stderr=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    asked = parser().parse_args(arguments)
+    url = asked.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    try:
+        with SpillwayClient(url) as client:
+            return COMMANDS[asked.command](client, asked)
+    except SpillwayError as error:
+        return _complain(error.message)
+    except OSError as error:
+        return _complain(f"{error.filename or ''}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return _complain("interrupted")
+
+
+def transcribe(client: SpillwayClient, asked: Namespace) -> int:
+    job: Job | None = None
+    try:
+        with live_progress(err) as progress:
+            job = client.submit(asked.file, on_upload=progress.upload, **_options(asked))
+            job = client.wait(job.id, progress.job)
+    except KeyboardInterrupt:
+        return _cancelled(client, job)
+    if job.state != "succeeded":
+        return _complain(f"job {job.id}: {job.error.message if job.error else job.state}")
+    _hand_over(client, job.id, asked.format, asked.output)
+    return 0
+
+
+def submit(client: SpillwayClient, asked: Namespace) -> int:
+    with live_progress(err) as progress:
+        job = client.submit(asked.file, on_upload=progress.upload, **_options(asked))
+    _write(job.id + "\n")
+    return 0
+
+
+def status(client: SpillwayClient, asked: Namespace) -> int:
+    show_job(out, client.job(asked.id))
+    return 0
+
+
+def jobs(client: SpillwayClient, asked: Namespace) -> int:
+    page = client.jobs(limit=asked.limit, cursor=asked.cursor, state=asked.state)
+    show_jobs(out, page.jobs)
+    if page.next:
+        err.print(f"more: --cursor {page.next}", highlight=False)
+    return 0
+
+
+def get(client: SpillwayClient, asked: Namespace) -> int:
+    _hand_over(client, asked.id, asked.format, asked.output)
+    return 0
+
+
+def cancel(client: SpillwayClient, asked: Namespace) -> int:
+    job = client.cancel(asked.id)
+    _write("cancelling\n" if job.state == "running" else f"{job.state}\n")
+    return 0
+
+
+def delete(client: SpillwayClient, asked: Namespace) -> int:
+    client.delete(asked.id)
+    return 0
+
+
+def queue(client: SpillwayClient, asked: Namespace) -> int:  # noqa: ARG001 - all commands are called alike
+    show_queue(out, client.queue())
+    return 0
+
+
+COMMANDS: dict[str, Callable[[SpillwayClient, Namespace], int]] = {
+    "transcribe": transcribe, "submit": submit, "status": status, "jobs": jobs,
+    "get": get, "cancel": cancel, "delete": delete, "queue": queue,
+}  # fmt: skip
+
+
+def _options(asked: Namespace) -> dict[str, Any]:
+    return {name: getattr(asked, name) for name in OPTIONS if getattr(asked, name) is not None}
+
+
+def _hand_over(client: SpillwayClient, job_id: str, form: str | None, output: Path | None) -> None:
+    """To a file, coloured to a terminal, or plain to a pipe."""
+    if output is not None:
+        output.write_text(client.transcript(job_id, form or _format_of(output)), encoding="utf-8")
+    elif form is None and out.is_terminal:
+        show_transcript(out, json.loads(client.transcript(job_id)))
+    else:
+        _write(client.transcript(job_id, form or "txt"))
+
+
+def _format_of(output: Path) -> str:
+    suffix = output.suffix.removeprefix(".").lower()
+    return suffix if suffix in FORMATS else "txt"
+
+
+def _cancelled(client: SpillwayClient, job: Job | None) -> int:
+    if job is None:
+        return _complain("interrupted while sending: if the service had the whole recording, its job is among `spillway jobs`")
+    client.cancel(job.id)
+    return _complain(f"interrupted: job {job.id} is cancelled")
+
+
+def _complain(message: str) -> int:
+    err.print(f"spillway: {message}", highlight=False, markup=False, soft_wrap=True)
+    return 1
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)

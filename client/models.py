@@ -1,0 +1,85 @@
+"""What the service answers, typed; fields that this version does not know are passed over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Failure:
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """Times are RFC 3339, UTC."""
+
+    id: str
+    state: str  # queued, running, succeeded, failed or cancelled
+    stage: str | None
+    progress: float  # 0 to 1
+    attempt: int
+    losses: int
+    queue_position: int | None  # jobs before it
+    estimated_start: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    duration_s: float
+    filename: str
+    options: dict[str, Any]
+    metadata: dict[str, Any]
+    warnings: tuple[Failure, ...]
+    error: Failure | None
+    transcript: str | None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> Self:
+        known = {field.name: answer.get(field.name) for field in fields(cls)}
+        known["warnings"] = tuple(_failure(warning) for warning in answer.get("warnings") or ())
+        known["error"] = _failure(answer["error"]) if answer.get("error") else None
+        return cls(**known)  # type: ignore[arg-type]  # the service's schema is trusted to hold its types
+
+
+@dataclass(frozen=True)
+class JobPage:
+    jobs: tuple[Job, ...]  # newest first
+    next: str | None  # the cursor of the next page
+
+
+@dataclass(frozen=True)
+class Worker:
+    slot: str
+    fit: bool
+    reason: str
+    device: str
+    model: str
+    jobs_in_flight: int
+
+
+@dataclass(frozen=True)
+class Queue:
+    queued_jobs: int
+    queued_audio_s: float
+    running_jobs: int
+    running_audio_s: float
+    real_time_factor: float | None
+    estimated_wait_s: float | None
+    workers: tuple[Worker, ...]
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> Self:
+        known = {field.name: answer[field.name] for field in fields(cls)}
+        known["workers"] = tuple(Worker(**{field.name: worker[field.name] for field in fields(Worker)}) for worker in answer["workers"])
+        return cls(**known)
+
+
+def _failure(answer: Mapping[str, str]) -> Failure:
+    return Failure(code=answer["code"], message=answer["message"])

@@ -1,0 +1,40 @@
+"""The application: routes and errors around the collaborators that it is given."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
+
+from service import docs, edge, events, jobs, metrics, probes, problems, queue, transcripts
+from service.collaborators import Collaborators, give
+
+APIS = (jobs.api, transcripts.api, events.api, queue.api, probes.api)
+BODILESS_BYTES = 64 * 1024  # no route but the upload, which sets its own limit, takes a body
+
+
+def make_app(collaborators: Collaborators) -> OpenAPI:
+    app = OpenAPI(
+        "service",
+        info=Info(title="Spillway", version=_version(), description="Self-hosted speech-to-text."),
+        validation_error_model=problems.Problem,
+        validation_error_callback=problems.raise_refusal,
+        doc_ui=False,
+        static_folder=None,
+    )
+    app.config["MAX_CONTENT_LENGTH"] = BODILESS_BYTES
+    give(app, collaborators)
+    app.extensions[metrics.EXTENSION] = metrics.registry(collaborators)
+    for api in APIS:
+        app.register_api(api)
+    app.register_blueprint(metrics.api)
+    docs.register(app)
+    edge.register(app)
+    problems.register(app)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("spillway-asr")
+    except PackageNotFoundError:  # run from the source tree
+        return "0"

@@ -1,0 +1,34 @@
+"""What the routes work with: built by the composition root, kept by the application, asked for by the views."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from flask import Flask, current_app
+
+from core.file_store import LocalFileStore
+from core.job_store import JobStore
+from core.media import Ffmpeg
+from core.settings import Settings
+from service.places import Places
+
+
+@dataclass(frozen=True)
+class Collaborators:
+    settings: Settings
+    jobs: JobStore
+    files: LocalFileStore
+    ffmpeg: Ffmpeg
+    wake: Callable[[], bool]  # whether the wake-up was sent
+    long_requests: Places  # uploads and event streams
+    event_streams: Places
+    is_stopping: Callable[[], bool] = lambda: False
+
+
+def give(app: Flask, collaborators: Collaborators) -> None:
+    app.extensions["spillway"] = collaborators
+
+
+def given() -> Collaborators:
+    """The collaborators of the application that serves this request."""
+    return cast(Collaborators, current_app.extensions["spillway"])

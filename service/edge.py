@@ -1,0 +1,99 @@
+"""What every request goes through: who may call, how long silence lasts, which headers go out, one line in the log."""
+
+import socket
+from contextlib import suppress
+from functools import partial
+from ipaddress import ip_address
+from time import monotonic
+
+from flask import Flask, Response, abort, g, request
+
+from core.log import logger
+
+SILENCE_S = 60  # a client that neither sends nor takes a byte for so long gives its thread back
+LINGER_S = 1.0
+QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: logged at debug
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+DOCS_POLICY = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+
+
+def register(app: Flask) -> None:
+    app.before_request(_begin)
+    app.before_request(_refuse_foreigners)
+    app.after_request(_finish)
+
+
+def _begin() -> None:
+    g.began = monotonic()
+    if (connection := request.environ.get("gunicorn.socket")) is not None:
+        connection.settimeout(SILENCE_S)
+
+
+def _refuse_foreigners() -> None:
+    """Without API keys only this machine may call, and a browser on it must not be a way around that.
+
+    A foreign page could otherwise reach us under its own name (DNS rebinding: the Host is wrong) or send a form (the Origin is wrong).
+    """
+    if not is_loopback(_without_port(request.host)):
+        abort(403, "call this service as 127.0.0.1 or localhost")
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != request.host:
+        abort(403, "pages of other sites may not call this service")
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _without_port(host: str) -> str:
+    return host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
+
+
+def _finish(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    if request.path.startswith("/docs"):
+        response.headers["Content-Security-Policy"] = DOCS_POLICY
+    _log_when_sent(response)
+    if g.get("is_upload_unread") and (connection := request.environ.get("gunicorn.socket")) is not None:
+        response.call_on_close(partial(_hang_up, connection))
+    return response
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Takes for a moment what a refused client still sends, so that it reads our answer and no reset, and ends the connection.
+
+    gunicorn 27 does this on its main thread (gthread.finish_request → util.close_graceful): a stalled client would stop all others.
+    """
+    deadline = monotonic() + LINGER_S
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while (left := deadline - monotonic()) > 0:
+            connection.settimeout(left)
+            if not connection.recv(64 * 1024):
+                break
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _log_when_sent(response: Response) -> None:
+    """A stream's line comes when it ends; by then the request's context is gone, so what it says is gathered here."""
+    began = g.get("began", monotonic())
+    route = request.url_rule.rule if request.url_rule else "none"
+    said = {"method": request.method, "route": route, "status": response.status_code}
+    optional = {"job_id": g.get("job_id") or (request.view_args or {}).get("job_id"), "code": g.get("problem_code")}
+    said |= {name: value for name, value in optional.items() if value}
+    log = logger("service")
+    write = log.debug if request.path in QUIET else log.info
+    response.call_on_close(lambda: write("request", seconds=round(monotonic() - began, 4), **said))

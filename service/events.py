@@ -1,0 +1,70 @@
+"""/v1/jobs/{id}/events: a job's changes as server-sent events."""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
+from itertools import chain
+from time import monotonic
+from typing import cast
+
+from flask import Response
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+
+from core.errors import JobNotFound, StoreUnavailable
+from core.job import Job
+from service.collaborators import given
+from service.jobs import JobPath
+from service.problems import RESPONSES
+from service.views import JobView, Outlook
+
+api = APIBlueprint("events", __name__, abp_tags=[Tag(name="jobs")], abp_responses=RESPONSES)
+LOOK_AGAIN_S = 1.0  # how late a stream may notice that the service is stopping, or that a hint got lost
+HEARTBEAT_S = 10.0  # shows a client that is still there the line is alive, and us one that is not
+TOO_MANY_STREAMS = "too many event streams are open: poll GET /v1/jobs/{id} instead, or try again later"
+RECONNECT = "retry: 2000\n"  # ms; goes out with the first event
+
+
+@api.get(
+    "/v1/jobs/<job_id>/events",
+    summary="Watch a job",
+    responses={200: {"description": "Event `job` on each change, until the job has ended.", "content": {"text/event-stream": {}}}},
+)
+def watch_job(path: JobPath) -> Response:
+    collaborators = given()
+    with ExitStack() as opened:
+        opened.enter_context(collaborators.event_streams.one(TOO_MANY_STREAMS))
+        opened.enter_context(collaborators.long_requests.one(TOO_MANY_STREAMS))
+        watched = cast(Generator[Job, None, None], collaborators.jobs.watch(path.job_id, quiet_s=LOOK_AGAIN_S))
+        changes = opened.enter_context(closing(watched))
+        known = chain([next(changes)], changes)  # so that a job that is not there is a 404 and not a broken stream
+
+        def shown(job: Job) -> JobView:
+            return Outlook(collaborators.jobs).job_view(job)
+
+        response = Response(_stream(known, shown, collaborators.is_stopping), mimetype="text/event-stream")
+        response.call_on_close(opened.pop_all().close)
+    response.headers.update({"X-Accel-Buffering": "no"})
+    return response
+
+
+def _stream(changes: Iterator[Job], shown: Callable[[Job], JobView], is_stopping: Callable[[], bool]) -> Iterator[str]:
+    """Ends with the job, with the service, and when Redis goes away: the client comes back or polls."""
+    opening = RECONNECT
+    seen: tuple[int, int | None] | None = None
+    said_at = monotonic()
+    try:
+        for job in changes:
+            view = shown(job)
+            if (job.version, view.queue_position) != seen:
+                seen, said_at = (job.version, view.queue_position), monotonic()
+                yield f"{opening}event: job\nid: {job.version}\ndata: {view.model_dump_json()}\n\n"
+                opening = ""
+            elif monotonic() - said_at >= HEARTBEAT_S:
+                said_at = monotonic()
+                yield ": heartbeat\n\n"
+            if is_stopping():
+                return
+    except JobNotFound:
+        yield "event: deleted\ndata: {}\n\n"
+    except StoreUnavailable:
+        return

@@ -1,0 +1,108 @@
+"""/v1/jobs: send, list, look at, cancel and delete jobs."""
+
+from functools import partial
+from typing import Any
+
+from flask import Response, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.errors import InvalidRequest, JobNotFound
+from core.job import JobOptions, JobState
+from service.collaborators import given
+from service.problems import RESPONSES
+from service.submission import accept, wake_a_worker
+from service.views import JobPage, JobView, Outlook, answer
+
+api = APIBlueprint("jobs", __name__, abp_tags=[Tag(name="jobs")], abp_responses=RESPONSES)
+UPLOAD_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "additionalProperties": False,
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "The recording, or a video with a sound track."},
+                    **JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"],
+                },
+            }
+        }
+    },
+}
+IDEMPOTENCY_PARAMETER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "maxLength": 255},
+    "description": "The same key with the same request gives the first job again, with another request 409.",
+}
+
+
+class JobPath(BaseModel):
+    job_id: str = Field(description="As POST /v1/jobs gave it.")
+
+
+class PageQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(50, ge=1, le=200, description="Most jobs on the page.")
+    cursor: str | None = Field(None, description="`next` of the page before.")
+    state: JobState | None = Field(None, description="Only jobs in this state.")
+
+
+@api.post(
+    "/v1/jobs",
+    summary="Send a recording",
+    responses={202: JobView},
+    openapi_extensions={"requestBody": UPLOAD_BODY, "parameters": [IDEMPOTENCY_PARAMETER]},
+)
+def submit_job() -> Response:
+    collaborators = given()
+    job, is_replay = accept(request, collaborators)
+    response = answer(Outlook(collaborators.jobs).job_view(job), 202)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if is_replay:
+        response.headers["Idempotent-Replayed"] = "true"
+    else:
+        response.call_on_close(partial(wake_a_worker, collaborators, job.id))  # a broker that is slow delays no answer
+    return response
+
+
+@api.get("/v1/jobs", summary="List jobs, newest first", responses={200: JobPage})
+def list_jobs(query: PageQuery) -> Response:
+    jobs = given().jobs
+    if query.cursor is not None:
+        _check_cursor(query.cursor)
+    found = jobs.page(limit=query.limit + 1, before=query.cursor, state=query.state)
+    shown, outlook = found[: query.limit], Outlook(jobs)
+    return answer(JobPage(jobs=[outlook.job_view(job) for job in shown], next=shown[-1].id if len(found) > query.limit else None))
+
+
+@api.get("/v1/jobs/<job_id>", summary="Look at a job", responses={200: JobView})
+def get_job(path: JobPath) -> Response:
+    jobs = given().jobs
+    return answer(Outlook(jobs).job_view(jobs.get(path.job_id)))
+
+
+@api.post("/v1/jobs/<job_id>/cancel", summary="Cancel a job", responses={202: JobView, 200: JobView})
+def cancel_job(path: JobPath) -> Response:
+    """202 while its runner has still to let go of it, 200 once it has ended."""
+    jobs = given().jobs
+    job = jobs.cancel(path.job_id)
+    return answer(Outlook(jobs).job_view(job), 200 if job.state.is_terminal else 202)
+
+
+@api.delete("/v1/jobs/<job_id>", summary="Delete a job with its files", responses={204: None})
+def delete_job(path: JobPath) -> Response:
+    given().jobs.delete(path.job_id)
+    given().files.delete_job(path.job_id)
+    return Response(status=204)
+
+
+def _check_cursor(cursor: str) -> None:
+    try:
+        given().jobs.get(cursor)
+    except JobNotFound:
+        raise InvalidRequest("cursor: the job it names was deleted: start again from the first page", field="cursor") from None

@@ -1,0 +1,98 @@
+"""Taking a job in: the bytes durable, then probed, then the record, then the answer, then the wake-up."""
+
+from contextlib import ExitStack
+from uuid import uuid4
+
+from flask import Request, g
+
+from core.errors import InvalidMedia, InvalidRequest, QueueFull, StoreUnavailable, TooLarge
+from core.file_store import input_key
+from core.job import Job, JobOptions, NewJob
+from core.log import logger
+from service.collaborators import Collaborators
+from service.uploads import receive
+from service.validation import options_of
+
+TOO_MANY_UPLOADS = "too many uploads are under way: try again in a moment"
+
+
+def accept(request: Request, given: Collaborators) -> tuple[Job, bool]:
+    """The job, and whether an earlier request with the same Idempotency-Key made it. On any refusal nothing is left of the upload."""
+    g.is_upload_unread = True
+    job_id, idempotency_key = uuid4().hex, _idempotency_key(request)
+    _check_open(given, idempotency_key)
+    with ExitStack() as refused:
+        refused.callback(given.files.delete_job, job_id)
+        new_job = _stored(request, given, job_id)
+        job = _recorded(given, new_job, idempotency_key, refused)
+        if job.id == job_id:
+            refused.pop_all()
+    g.job_id = job.id
+    return job, job.id != job_id
+
+
+def wake_a_worker(given: Collaborators, job_id: str) -> None:
+    """No error when it fails: the dispatcher's sweep wakes in its place."""
+    if not given.wake():
+        logger("service").warning("wake_up_not_sent", job_id=job_id)
+
+
+def _check_open(given: Collaborators, idempotency_key: str) -> None:
+    """Spares the client an upload that would be refused at its end; a repeat is answered even when the queue is full."""
+    queued = given.jobs.backlog().queued_jobs
+    if queued >= given.settings.max_queued_jobs and not idempotency_key:
+        raise QueueFull(f"the queue is full: {queued} jobs wait; try again later")
+
+
+def _stored(request: Request, given: Collaborators, job_id: str) -> NewJob:
+    with given.long_requests.one(TOO_MANY_UPLOADS):
+        upload = receive(request, given.files, input_key(job_id), max_bytes=given.settings.max_upload_bytes)
+        options = options_of(upload.fields)
+        _check_model(options, given.settings.asr_model)
+        duration_s = given.ffmpeg.probe(given.files.local_path(upload.file.key)).duration_s
+        _check_duration(duration_s, options, given.settings.max_duration_s)
+    return NewJob(
+        id=job_id,
+        duration_s=duration_s,
+        filename=upload.filename,
+        input_key=upload.file.key,
+        input_bytes=upload.file.bytes,
+        input_sha256=upload.file.sha256,
+        options=options,
+    )
+
+
+def _recorded(given: Collaborators, new_job: NewJob, idempotency_key: str, refused: ExitStack) -> Job:
+    settings = given.settings
+    try:
+        job, _ = given.jobs.submit(
+            new_job,
+            max_queued=settings.max_queued_jobs,
+            idempotency_key=idempotency_key,
+            idempotency_ttl_s=settings.idempotency_ttl_s,
+        )
+    except StoreUnavailable:
+        refused.pop_all()  # the record may have been written and only the reply lost: then the job needs its file
+        raise
+    return job
+
+
+def _idempotency_key(request: Request) -> str:
+    key = request.headers.get("Idempotency-Key", "")
+    if len(key) > 255 or not (key.isascii() and key.isprintable()):
+        raise InvalidRequest("Idempotency-Key: at most 255 printable ASCII characters", field="Idempotency-Key")
+    return key
+
+
+def _check_model(options: JobOptions, running: str) -> None:
+    if options.model not in (None, running):
+        raise InvalidRequest(f"model: this installation runs {running}; leave the field out", field="model")
+
+
+def _check_duration(duration_s: float, options: JobOptions, max_duration_s: float) -> None:
+    if duration_s <= 0:
+        raise InvalidMedia("the recording is empty: it has no audio in it")
+    if duration_s > max_duration_s:
+        raise TooLarge(f"the recording lasts {duration_s:.0f} s, longer than the {max_duration_s:.0f} s taken here: send it in parts")
+    if options.clip_start is not None and options.clip_start >= duration_s:
+        raise InvalidRequest(f"clip_start: lies behind the end of the recording, which lasts {duration_s:.1f} s", field="clip_start")

@@ -1,0 +1,170 @@
+"""Multipart uploads: the file goes to the file store as it comes in, never whole in memory, never first to another place.
+
+Werkzeug's decoder is driven here by hand because its parser asks for a place to write without saying for which field.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO
+
+from flask import Request, g
+from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestTimeout, UnsupportedMediaType
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
+
+from core.errors import DiskFull, InvalidMedia, InvalidRequest, TooLarge
+from core.file_store import LocalFileStore, PartialFile, StoredFile
+from service.validation import check_known
+
+CHUNK_BYTES = 64 * 1024
+BUFFER_BYTES = 512 * 1024  # what the decoder may hold: a few chunks, or one part's headers
+FIELD_BYTES = 64 * 1024
+FORM_BYTES = 1024 * 1024  # everything that is not the file: fields, headers, boundaries
+MOST_PARTS = 100
+SPARE_BYTES = 64 * 1024**2  # room that an upload leaves to everybody else
+FILENAME_CHARACTERS = 255
+
+
+@dataclass(frozen=True)
+class Upload:
+    file: StoredFile
+    filename: str  # for display only
+    fields: dict[str, str]
+
+
+def receive(request: Request, files: LocalFileStore, key: str, *, max_bytes: int) -> Upload:
+    """The request's file, stored and durable under `key`, and its fields.
+
+    Raises `InvalidRequest`, `InvalidMedia`, `TooLarge`, `DiskFull` and werkzeug's 400, 408 and 415; then nothing is left behind.
+    """
+    boundary = _boundary(request)
+    check_room(request, files, max_bytes=max_bytes)
+    request.max_content_length = max_bytes + FORM_BYTES
+    form = _Form(lambda: files.start(key), max_bytes)
+    try:
+        for event in _events(request.stream, boundary):
+            form.take(event)
+        g.is_upload_unread = False
+        return form.kept()
+    finally:
+        form.discard()
+
+
+def check_room(request: Request, files: LocalFileStore, *, max_bytes: int) -> None:
+    """Refuses by the announced size, before a byte is read. Raises `TooLarge`, `DiskFull`."""
+    announced = request.content_length or 0
+    if announced > max_bytes + FORM_BYTES:
+        raise _too_large(max_bytes)
+    if files.free_bytes() < announced + SPARE_BYTES:
+        raise DiskFull(f"the file store has no room for {announced} bytes")
+
+
+class _Form:
+    """Takes the decoder's events: fields into memory, the file into the store."""
+
+    def __init__(self, start: Callable[[], PartialFile], max_bytes: int) -> None:
+        self._start, self._max_bytes = start, max_bytes
+        self._file: PartialFile | None = None
+        self._filename = ""
+        self._fields: dict[str, bytearray] = {}
+        self._write: Callable[[bytes], object] = len
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, File):
+            self._begin_file(event)
+        elif isinstance(event, Field):
+            self._begin_field(event.name or "")
+        elif isinstance(event, Data):
+            self._write(event.data)
+
+    def kept(self) -> Upload:
+        if self._file is None:
+            raise InvalidRequest("there is no file: send the recording as the form field `file`", field="file")
+        if self._file.bytes == 0:
+            raise InvalidMedia("the file is empty: send a recording")
+        fields = {name: _text(name, content) for name, content in self._fields.items()}
+        return Upload(self._file.keep(), self._filename, fields)
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.discard()
+
+    def _begin_file(self, part: File) -> None:
+        if part.name != "file":
+            check_known(part.name or "")
+            raise InvalidRequest(f"{part.name!r} is an option, not a file: send it as a plain field", field=part.name)
+        if self._file is not None:
+            raise InvalidRequest("there are two files: send one per job", field="file")
+        self._file, self._filename = self._start(), display_name(part.filename)
+        self._write = self._write_file
+
+    def _begin_field(self, name: str) -> None:
+        if name == "file":
+            raise InvalidRequest("`file` came without a filename: send it as a file, not as text", field="file")
+        check_known(name)
+        if name in self._fields:
+            raise InvalidRequest(f"{name} came twice", field=name)
+        content = self._fields[name] = bytearray()
+        self._write = lambda data: _extend(name, content, data)
+
+    def _write_file(self, data: bytes) -> None:
+        assert self._file is not None
+        if self._file.bytes + len(data) > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        self._file.write(data)
+
+
+def display_name(filename: str) -> str:
+    """Without folders and without characters that could deceive whoever reads it."""
+    last = filename.replace("\\", "/").rpartition("/")[2]
+    return "".join(character for character in last if character.isprintable())[:FILENAME_CHARACTERS]
+
+
+def _boundary(request: Request) -> bytes:
+    if request.mimetype != "multipart/form-data":
+        raise UnsupportedMediaType("send multipart/form-data with the recording in the form field `file`")
+    boundary = request.mimetype_params.get("boundary", "")
+    if not boundary or not boundary.isascii():
+        raise BadRequest("the Content-Type names no boundary")
+    return boundary.encode()
+
+
+def _events(stream: IO[bytes], boundary: bytes) -> Iterator[Event]:
+    decoder = MultipartDecoder(boundary, BUFFER_BYTES, max_parts=MOST_PARTS)
+    try:
+        for chunk in _chunks(stream):
+            decoder.receive_data(chunk)
+            while not isinstance(event := decoder.next_event(), NeedData | Epilogue):
+                yield event
+    except ValueError:
+        raise BadRequest("the form is broken or ends too early") from None
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[bytes | None]:
+    """What comes in, then None for its end."""
+    while True:
+        try:
+            chunk = stream.read(CHUNK_BYTES)
+        except ClientDisconnected as gone:  # what werkzeug makes of every error of the socket
+            if isinstance(gone.__context__, TimeoutError):
+                raise RequestTimeout("the upload stood still for too long") from None
+            raise BadRequest("the upload broke off") from None
+        yield chunk or None
+        if not chunk:
+            return
+
+
+def _extend(name: str, content: bytearray, data: bytes) -> None:
+    if len(content) + len(data) > FIELD_BYTES:
+        raise InvalidRequest(f"{name} is longer than {FIELD_BYTES // 1024} kB", field=name)
+    content.extend(data)
+
+
+def _text(name: str, content: bytearray) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{name} is not UTF-8", field=name) from None
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"the upload is larger than {max_bytes} bytes, the most that is taken here: send a compressed recording")

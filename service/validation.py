@@ -1,0 +1,65 @@
+"""Options from form fields; pydantic's complaints as refusals that name the field and echo nothing."""
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.errors import InvalidRequest, UnknownOption
+from core.job import JobOptions
+
+NOT_YET = ("source", "callback_url", "output")  # in the design, not in this version
+
+
+def check_known(name: str) -> None:
+    """Raises `UnknownOption`, or `InvalidRequest` for what this version does not do."""
+    if name in NOT_YET:
+        raise InvalidRequest(f"{name!r} is not supported by this version: upload the recording as `file`", field=name)
+    if name in JobOptions.model_fields:
+        return
+    near = get_close_matches(name, [*JobOptions.model_fields, "file"], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(JobOptions.model_fields)}"
+    raise UnknownOption(f"unknown field {shown(name)!r}: {hint}", field=shown(name))
+
+
+def options_of(fields: Mapping[str, str]) -> JobOptions:
+    """An empty field counts as absent, as an empty box of a form does. Raises `InvalidRequest`."""
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value}
+    if "metadata" in given:
+        given["metadata"] = _json_object(given["metadata"])
+    try:
+        return JobOptions.model_validate(given)
+    except ValidationError as error:
+        raise refusal(error) from None
+
+
+def refusal(error: ValidationError) -> InvalidRequest:
+    """The first complaint, by the name of its field."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = shown(".".join(str(part) for part in first["loc"][:1]))
+    if first["type"] == "extra_forbidden":
+        return UnknownOption(f"unknown parameter {field!r}", field=field)
+    said = first["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{field}: {said}" if field else said, field=field or None)
+
+
+def shown(text: str, *, most: int = 60) -> str:
+    """A client's own text, fit to stand in a message."""
+    return "".join(character for character in text if character.isprintable())[:most]
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair parses, but cannot be written again
+    except (ValueError, RecursionError):
+        raise InvalidRequest("metadata: not valid JSON", field="metadata") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest('metadata: must be a JSON object such as {"order": 7}', field="metadata")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,132 @@
+"""What clients read: the shapes of the API's answers, and how they come from ours."""
+
+import time
+from datetime import UTC, datetime
+
+from flask import Response
+from pydantic import BaseModel, Field
+
+from core.job import Job, JobFailure, JobOptions, JobState, Stage
+from core.job_store import Backlog, JobStore, WorkerReport
+from core.transcript import Notice
+
+
+class JobView(BaseModel):
+    id: str
+    state: JobState
+    stage: Stage | None
+    progress: float = Field(description="0 to 1.")
+    attempt: int = Field(description="Raised by every start.")
+    losses: int = Field(description="Runners that died with it.")
+    queue_position: int | None = Field(description="Jobs before it, as far as can be told; null once it does not wait.")
+    estimated_start: str | None = Field(description="From the backlog and the measured speed; null when unknown.")
+    created_at: str = Field(description="RFC 3339, UTC, as every time here.")
+    started_at: str | None
+    finished_at: str | None
+    duration_s: float
+    filename: str
+    options: JobOptions
+    metadata: dict[str, object]
+    warnings: tuple[Notice, ...]
+    error: JobFailure | None
+    transcript: str | None = Field(description="Where the transcript is, when there is one.")
+
+
+class JobPage(BaseModel):
+    jobs: list[JobView] = Field(description="Newest first.")
+    next: str | None = Field(description="`cursor` of the next page; null on the last.")
+
+
+class WorkerView(BaseModel):
+    slot: str
+    fit: bool
+    reason: str
+    device: str
+    model: str
+    jobs_in_flight: int
+
+
+class QueueView(BaseModel):
+    queued_jobs: int
+    queued_audio_s: float
+    running_jobs: int
+    running_audio_s: float
+    real_time_factor: float | None = Field(description="Audio seconds per second, of recent jobs; null before the first.")
+    estimated_wait_s: float | None = Field(description="For a job sent now; null when unknown.")
+    workers: list[WorkerView]
+
+
+class Outlook:
+    """The queue at one moment, read at most once and only if a job still waits."""
+
+    def __init__(self, jobs: JobStore) -> None:
+        self._jobs = jobs
+        self._read: tuple[Backlog, tuple[WorkerReport, ...]] | None = None
+
+    def job_view(self, job: Job) -> JobView:
+        position = self._jobs.position(job) if job.state == JobState.QUEUED else None
+        return JobView(
+            **job.model_dump(include=COPIED),
+            queue_position=position,
+            estimated_start=None if position is None else self._start(position),
+            created_at=rfc3339(job.created_at),
+            started_at=_maybe(job.started_at),
+            finished_at=_maybe(job.finished_at),
+            options=job.options,
+            metadata=dict(job.options.metadata),
+            warnings=job.warnings,
+            error=job.error,
+            transcript=f"/v1/jobs/{job.id}/transcript" if job.result_key else None,
+        )
+
+    def queue_view(self) -> QueueView:
+        backlog, workers = self._now()
+        return QueueView(
+            **backlog.__dict__,
+            estimated_wait_s=wait_s(backlog.queued_jobs, backlog, workers),
+            workers=[_worker_view(worker) for worker in workers],
+        )
+
+    def _start(self, position: int) -> str | None:
+        seconds = wait_s(position, *self._now())
+        return None if seconds is None else rfc3339(time.time() + seconds)
+
+    def _now(self) -> tuple[Backlog, tuple[WorkerReport, ...]]:
+        if self._read is None:
+            self._read = self._jobs.backlog(), self._jobs.workers()
+        return self._read
+
+
+COPIED = {"id", "state", "stage", "progress", "attempt", "losses", "duration_s", "filename"}
+
+
+def wait_s(position: int, backlog: Backlog, workers: tuple[WorkerReport, ...]) -> float | None:
+    """Until a job with `position` jobs before it starts, if those are of average length; None without a fit worker or a measurement."""
+    fit = sum(worker.fit for worker in workers)
+    if not fit or not backlog.real_time_factor:
+        return None
+    queued_s = backlog.queued_audio_s * position / max(backlog.queued_jobs, 1)
+    return (backlog.running_audio_s + queued_s) / (backlog.real_time_factor * fit)
+
+
+def rfc3339(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def answer(model: BaseModel, status: int = 200) -> Response:
+    return Response(model.model_dump_json(), status, mimetype="application/json")
+
+
+def _maybe(timestamp: float | None) -> str | None:
+    return None if timestamp is None else rfc3339(timestamp)
+
+
+def _worker_view(worker: WorkerReport) -> WorkerView:
+    return WorkerView(
+        slot=worker.slot,
+        fit=worker.fit,
+        reason=worker.reason,
+        device=worker.device,
+        model=worker.asr_model,
+        jobs_in_flight=worker.jobs_in_flight,
+    )

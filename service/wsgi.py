@@ -1,0 +1,55 @@
+"""The service's composition root: `python -m gunicorn --config service/gunicorn_conf.py 'service.wsgi:create()'`."""
+
+from functools import partial
+
+from flask import Flask
+
+from core import log
+from core.errors import SettingsError
+from core.file_store import LocalFileStore
+from core.job_store import JobStore
+from core.media import Ffmpeg
+from core.redis_steps import RedisClient, connect
+from core.settings import Settings
+from core.wakeups import celery_app, wake
+from service.app import make_app
+from service.collaborators import Collaborators
+from service.edge import is_loopback
+from service.places import RESERVED_THREADS, Places
+
+REDIS_TIMEOUT_S = 2.0  # a request that waits for Redis holds a thread
+
+
+def create() -> Flask:
+    settings = checked_settings()
+    log.configure("service", level=settings.log_level, form=settings.log_format)
+    collaborators = Collaborators(
+        settings=settings,
+        jobs=JobStore(redis_client(settings)),
+        files=LocalFileStore(settings.file_store_dir),
+        ffmpeg=Ffmpeg(settings.ffmpeg),
+        wake=partial(wake, celery_app(settings.redis_url)),
+        long_requests=Places(settings.service_threads - RESERVED_THREADS),
+        event_streams=Places(settings.event_streams_max),
+    )
+    return make_app(collaborators)
+
+
+def checked_settings() -> Settings:
+    """Raises `SettingsError` for what the service cannot run with."""
+    settings = Settings.from_environment()
+    if not is_loopback(settings.host):
+        raise SettingsError(f"SPILLWAY_HOST is {settings.host}: API keys are not there yet, so listen on loopback only, as on 127.0.0.1")
+    most = settings.service_threads - RESERVED_THREADS - 1
+    if settings.event_streams_max > most:
+        raise SettingsError(
+            f"SPILLWAY_EVENT_STREAMS_MAX is {settings.event_streams_max}: with {settings.service_threads} threads"
+            f" (SPILLWAY_SERVICE_THREADS) at most {most} leave room for uploads and probes"
+        )
+    return settings
+
+
+def redis_client(settings: Settings) -> RedisClient:
+    # A connection for each thread and one more for the subscription of each stream.
+    most = settings.service_threads + settings.event_streams_max
+    return connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S, retries=1, max_connections=most)

@@ -1,0 +1,160 @@
+"""The `spillway` command, end to end."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from client.arguments import OPTIONS
+from client.cli import main
+from client.display import clock, live_progress, progress_of, show_transcript
+from client.models import Job
+from core.job import JobOptions, Stage
+from core.job_store import JobStore
+from tests.conftest import ROOT, free_port, wait_for
+from tests.service.box import RUNNER, TRANSCRIPT, RunningService, wav
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> str:
+    path = tmp_path / "talk.wav"
+    path.write_bytes(wav(2))
+    return str(path)
+
+
+@pytest.fixture
+def url(service: RunningService, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> str:  # noqa: ARG001 - an empty database
+    monkeypatch.setenv("SPILLWAY_URL", service.url)
+    return service.url
+
+
+def job(**changes: object) -> Job:
+    unset = dict.fromkeys(Job.__dataclass_fields__)
+    return Job(**{**unset, "state": "queued", "progress": 0.0, "duration_s": 2.0, "losses": 0, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("runner", "url")
+def test_transcribe_prints_the_transcript_and_nothing_else(recording: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", recording, "--language", "en", "--no-diarize"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "SPEAKER_00: Good morning.\nSPEAKER_01: Is it?\n"
+    assert said.err == ""
+
+
+@pytest.mark.usefixtures("runner", "url")
+def test_transcribe_writes_a_file_in_the_format_of_its_name(recording: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", recording, "--output", str(tmp_path / "talk.srt")]) == 0
+    assert "-->" in (tmp_path / "talk.srt").read_text()
+    assert capsys.readouterr().out == ""
+
+
+def test_jobs_are_followed_by_their_id(recording: str, url: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main([*arguments, "--url", url]) == 0
+        return capsys.readouterr().out
+
+    job_id = said("submit", recording, "--num-speakers", "2", "--clip-end", "1.5", "--metadata", '{"a": 1}').strip()
+    options = jobs.get(job_id).options
+    assert (options.num_speakers, options.clip_end, options.metadata) == (2, 1.5, {"a": 1})
+    assert "queued" in said("status", job_id)
+    assert said("jobs", "--state", "queued").split("\t")[:4] == [job_id, "queued", "0%", "0:02"]
+    assert "waiting: 1 (0:02 of audio), running: 0" in said("queue")
+    assert said("cancel", job_id) == "cancelled\n"
+    assert said("delete", job_id) == ""
+    assert main(["status", job_id]) == 1
+    assert capsys.readouterr().err == f"spillway: there is no job {job_id}: it never was, or it was deleted\n"
+
+
+@pytest.mark.usefixtures("url")
+def test_a_refusal_is_one_line_and_status_1(recording: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "talk.txt").write_text("this is no recording")
+    assert main(["transcribe", str(tmp_path / "talk.txt")]) == 1
+    assert main(["transcribe", recording, "--language", "xx"]) == 1
+    assert main(["transcribe", str(tmp_path / "nothing.wav")]) == 1
+    assert main(["queue", "--url", f"http://127.0.0.1:{free_port()}"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["spillway"] * 4
+    assert "No such file" in lines[2]
+
+
+@pytest.mark.parametrize("arguments", [[], ["transcribe"], ["sing"], ["get", "id", "--format", "docx"]])
+def test_a_wrong_command_line_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    assert exited.value.code == 2
+    assert "usage: spillway" in capsys.readouterr().err
+
+
+def test_ctrl_c_cancels_the_job_and_says_so(recording: str, service: RunningService, url: str, jobs: JobStore) -> None:
+    command = [sys.executable, "-m", "client", "transcribe", recording]
+    environment = {**os.environ, "SPILLWAY_URL": url}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(jobs.page, "the job")
+        claimed = jobs.claim(RUNNER, lease_s=60, fits_s=1e6)
+        assert claimed is not None
+        looked = f'"route": "/v1/jobs/<job_id>", "status": 200, "job_id": "{claimed.id}"'
+        wait_for(lambda: looked in service.log.read_text(), "the client to watch the job")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert said == f"spillway: interrupted: job {claimed.id} is cancelled\n"
+    assert jobs.get(claimed.id).cancel_requested
+
+
+def test_the_command_line_knows_every_option_of_the_service() -> None:
+    assert set(OPTIONS) == set(JobOptions.model_fields)
+
+
+def test_a_terminal_shows_each_speaker_in_a_colour_of_its_own() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=80)
+    show_transcript(console, json.loads(TRANSCRIPT.model_dump_json()))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b[1;36mSPEAKER_00: " in shown
+    assert "\x1b[1;35mSPEAKER_01: " in shown
+
+
+def test_a_transcript_without_speakers_and_with_brackets_is_shown_as_it_is() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    segments = [{"start": 61.0, "speaker": None, "text": "[bold]hello[/bold]"}]
+    show_transcript(console, {"speakers": [], "segments": segments, "warnings": [{"code": "x", "message": "no speakers"}]})
+    assert console.file.getvalue() == "[1:01] [bold]hello[/bold]\nwarning: no speakers\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "fraction"),
+    [
+        ({"state": "queued", "queue_position": 0}, "waiting", 0.0),
+        ({"state": "queued", "queue_position": 3}, "waiting, 3 before it", 0.0),
+        ({"state": "running", "progress": 0.0}, "starting", 0.0),
+        ({"state": "running", "stage": "asr", "progress": 0.4}, "recognizing speech", 0.4),
+        ({"state": "succeeded", "progress": 1.0}, "succeeded", 1.0),
+        ({"state": "failed", "progress": 0.4}, "failed", 0.4),
+    ],
+)
+def test_progress_is_said_in_words(changes: dict[str, object], text: str, fraction: float) -> None:
+    at = progress_of(job(**changes))
+    assert (at.text, at.fraction) == (text, fraction)
+
+
+def test_every_stage_has_its_words() -> None:
+    assert all(progress_of(job(state="running", stage=str(stage))).text != str(stage) for stage in Stage)
+
+
+def test_live_progress_leaves_a_terminal_clean_and_a_pipe_alone() -> None:
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=is_terminal, width=80)
+        with live_progress(console) as progress:
+            progress.upload(50, 100)
+            progress.job(job(state="running", stage="asr", progress=0.5))
+        assert ("recognizing speech" in console.file.getvalue()) == is_terminal  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3661, "1:01:01")])
+def test_a_clock_reads_as_one(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown

@@ -1,0 +1,29 @@
+"""What is written down beside the code is what the code says."""
+
+from pathlib import Path
+
+import pytest
+
+from core.settings import Settings
+from tools import settings_table
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_example_environment_is_the_settings_own() -> None:
+    assert (ROOT / ".env.example").read_text() == settings_table.env_example(), "run: python -m tools.settings_table --env > .env.example"
+
+
+@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the README is not written yet")
+def test_the_readmes_table_of_settings_is_the_codes() -> None:
+    assert settings_table.markdown() in (ROOT / "README.md").read_text(), "put in the output of: python -m tools.settings_table"
+
+
+def test_every_line_of_the_example_environment_is_a_valid_setting() -> None:
+    lines = [line[1:] for line in settings_table.env_example().splitlines() if line.startswith("#SPILLWAY_")]
+    given = dict(line.split("=", 1) for line in lines)
+    assert Settings.from_environment(given) == Settings.from_environment({})
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []

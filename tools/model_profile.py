@@ -1,0 +1,24 @@
+"""The models that a local stack needs, brought before it starts, with the progress shown."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tools.stack_parts import DEFAULTS, ROOT
+
+
+class PullFailed(Exception):
+    """The models are not there; the pull has said why."""
+
+
+def pull_models(settings: Mapping[str, str]) -> None:
+    """What the `SPILLWAY_*` settings name, or the demo's small ones where they name none. Raises `PullFailed`."""
+    model_dir = Path(settings.get("SPILLWAY_MODEL_DIR", DEFAULTS["SPILLWAY_MODEL_DIR"]))
+    profile = "full" if "SPILLWAY_ASR_MODEL" in settings else "demo"
+    command = [sys.executable, "-m", "worker.model_files", "pull", "--profile", profile, "--model-dir", str(model_dir)]
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if status == 130:
+        raise KeyboardInterrupt
+    if status != 0:
+        raise PullFailed("the models could not be brought: the line above says why")
