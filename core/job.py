@@ -1,7 +1,7 @@
 """The job: what a client asks for, what becomes of it, and who may change it."""
 
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -106,13 +106,36 @@ class JobFailure(BaseModel):
     message: str
 
 
-class Job(BaseModel):
-    """One record as read from Redis. Times are seconds since the epoch by Redis' clock."""
+class NewJob(BaseModel):
+    """What submit writes once and nobody changes; the rest of the record is the store's to set."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
-    key_id: str
+    key_id: str = ANONYMOUS
+    duration_s: float
+    filename: str
+    input_key: str
+    input_bytes: int
+    input_sha256: str
+    options: JobOptions
+    deliveries: tuple[dict[str, JsonValue], ...] = ()  # what its end puts into the outbox
+
+    @property
+    def work_s(self) -> float:
+        """Audio seconds that the job costs: its clip, not its file."""
+        end = min(self.options.clip_end or self.duration_s, self.duration_s)
+        return max(0.0, end - (self.options.clip_start or 0.0))
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for the same bytes and options: what an Idempotency-Key is held to."""
+        return f"{self.input_sha256}:{self.options.model_dump_json()}"
+
+
+class Job(NewJob):
+    """One record as read from Redis. Times are seconds since the epoch by Redis' clock."""
+
     state: JobState
     stage: Stage | None = None
     progress: float = 0.0  # 0 to 1
@@ -125,40 +148,7 @@ class Job(BaseModel):
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
-    duration_s: float
-    filename: str
-    input_key: str
-    input_bytes: int
-    input_sha256: str
-    options: JobOptions
     products: dict[str, str] = Field(default_factory=dict)  # stage → key in the file store
     result_key: str | None = None
     warnings: tuple[Notice, ...] = ()
     error: JobFailure | None = None
-
-    @property
-    def work_s(self) -> float:
-        """Audio seconds that the job costs: its clip, not its file."""
-        end = min(self.options.clip_end or self.duration_s, self.duration_s)
-        return max(0.0, end - (self.options.clip_start or 0.0))
-
-
-class NewJob(BaseModel):
-    """What submit writes; the rest of the record is the store's to set."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    key_id: str = ANONYMOUS
-    duration_s: float
-    filename: str
-    input_key: str
-    input_bytes: int
-    input_sha256: str
-    options: JobOptions
-    deliveries: tuple[dict[str, Any], ...] = ()  # what commit puts into the outbox
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for the same bytes and options: what an Idempotency-Key is held to."""
-        return f"{self.input_sha256}:{self.options.model_dump_json()}"

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 from uuid import uuid4
 
 from core.errors import IdempotencyConflict, JobNotFound, QueueFull
@@ -78,9 +77,8 @@ class JobStore:
 
     def submit(self, job: NewJob, *, max_queued: int, idempotency_key: str = "", idempotency_ttl_s: int = 86400) -> tuple[Job, bool]:
         """The job, and whether it is new. Raises `IdempotencyConflict`, `QueueFull`."""
-        work_ms = _ms(_as_record(job).work_s)
         outcome, detail = self._steps.run(
-            "submit", job.id, job.model_dump_json(), job.key_id, job.options.priority, work_ms,
+            "submit", job.id, job.model_dump_json(), job.key_id, job.options.priority, _ms(job.work_s),
             idempotency_key, job.fingerprint, idempotency_ttl_s * 1000, max_queued,
         )  # fmt: skip
         if outcome == "conflict":
@@ -274,17 +272,9 @@ class JobStore:
         return ":".join((self._namespace, *parts))
 
 
-def _as_record(job: NewJob) -> Job:
-    return Job(**_fixed(job.model_dump()), state=JobState.QUEUED, seq=0, created_at=0)
-
-
-def _fixed(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name != "deliveries"}
-
-
 def _job(fields: dict[str, str]) -> Job:
     return Job(
-        **_fixed(json.loads(fields["fixed"])),
+        **json.loads(fields["fixed"]),
         state=JobState(fields["state"]),
         stage=Stage(fields["stage"]) if "stage" in fields else None,
         progress=float(fields["progress"]),

@@ -160,8 +160,8 @@ class _OneMask(CampPlus):
     """As pyannote's own pipeline calls an embedding: one mask at a time."""
 
     def forward(self, waveforms: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        embeddings: torch.Tensor = super().forward(waveforms, weights[:, None])
-        return embeddings[:, 0]
+        embeddings: torch.Tensor = super().forward(waveforms, weights[:, None])[:, 0]
+        return embeddings
 
 
 def _stock_diarization(settings: Settings) -> Any:

@@ -31,18 +31,14 @@ def load_engine(settings: Settings) -> Engine:
         vad=VoiceActivityDetector(device, onset=settings.vad_onset, offset=settings.vad_offset, batch_size=_segmentation_batch(settings)),
         recognizer=SpeechRecognizer(
             asr_folder,
-            device=settings.device,
+            device=device,
             compute_type=_compute_type(settings),
             batch_size=settings.asr_batch_size,
             cpu_threads=threads.whisper,
             release_memory=torch.cuda.empty_cache,
         ),
         diarizer=Diarizer.load(
-            diarization.segmentation,
-            diarization.embedding,
-            kind=diarization.kind,
-            device=device,
-            batch_size=_segmentation_batch(settings),
+            diarization.segmentation, diarization.embedding, diarization.kind, device, batch_size=_segmentation_batch(settings)
         ),
         aligners=Aligners(settings.model_dir, device, _pull(settings) if settings.pull_on_first_use else None),
         asr_name=asr_folder.name,

@@ -83,7 +83,10 @@ class Whisper:
         missing = [name for name in ("model.bin", "config.json", "tokenizer.json") if not (folder / name).is_file()]
         if missing:
             raise ModelMissing(f"{folder} is not a CTranslate2 Whisper model: {', '.join(missing)} missing")
-        self._model = ctranslate2.models.Whisper(str(folder), device=device, compute_type=compute_type, intra_threads=cpu_threads)
+        kind, _, index = device.partition(":")
+        self._model = ctranslate2.models.Whisper(
+            str(folder), device=kind, device_index=int(index or 0), compute_type=compute_type, intra_threads=cpu_threads
+        )
         self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.is_multilingual: bool = self._model.is_multilingual
         self.n_mels: int = self._model.n_mels
