@@ -1,8 +1,17 @@
-"""Probing and decoding, the one place that runs ffmpeg: fixed arguments, no network, formats by allow list."""
+"""Probing and decoding, the one place that runs ffmpeg: fixed arguments, no network, formats by allow list, bounded by time and size."""
 
+import math
+import os
+import resource
+import signal
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from time import monotonic
 
 from core.errors import InvalidMedia, OurError
 
@@ -16,11 +25,32 @@ FORMATS = (
     "tta,wv,ape,opus,gsm,loas,aa,adts,alaw,mulaw"
 )
 TIMEOUT_FLOOR_S = 60.0
+MOST_S = 24 * 3600.0  # of output for callers that know no better: 5.5 GB
+LAST_S = 1e9  # clip times are cut off here, in 31 years: ffmpeg refuses what 64 bits of microseconds do not hold
+CHECK_PERIOD_S = 0.25  # a cancel is heard of within the second
+PIECE_BYTES = 64 * 1024  # what a pipe of Linux holds
+SAID_BYTES = 64 * 1024  # of complaints; a recording with broken time stamps makes one per packet
+
+# 33 MB are enough for an MP3 (`/usr/bin/time -v`), but address space counts each thread's stack and arena (72 MB) as well.
+ADDRESS_SPACE_BYTES = 4 * 1024**3
+FILE_BYTES = 0  # it writes to pipes and nowhere else
+CAUGHT_A_SIGNAL = 255  # ffmpeg's exit code when SIGTERM, SIGINT or SIGXCPU came: it takes them as a wish to end early
 
 
 @dataclass(frozen=True)
 class Media:
     duration_s: float
+
+
+@dataclass(frozen=True)
+class _Ended:
+    code: int
+    output: bytes
+    said: str
+
+
+def _nothing() -> None:
+    """For callers that never give up."""
 
 
 class Ffmpeg:
@@ -31,36 +61,129 @@ class Ffmpeg:
 
     def version(self) -> str:
         """Raises `OurError` when there is no ffmpeg."""
-        return self._run(["-version"], TIMEOUT_FLOOR_S).stdout.decode(errors="replace").split("\n")[0]
+        return self._run(["-version"], TIMEOUT_FLOOR_S).output.decode(errors="replace").split("\n")[0]
 
     def probe(self, path: Path, *, timeout_s: float = 600.0) -> Media:
-        """Duration by reading every packet of the first audio stream: headers lie or are missing. Raises `InvalidMedia`."""
+        """Duration by the time stamps of every packet of the first audio stream: headers lie or are missing. Raises `InvalidMedia`.
+
+        Time stamps can lie too, and only decoding shows it: whoever decodes bounds what comes out by `most_s`.
+        """
         done = self._run([*_input(path), "-map", "0:a:0", "-c", "copy", "-f", "null", "-progress", "pipe:1", "-"], timeout_s)
-        if done.returncode != 0:
-            raise InvalidMedia(_complaint(done.stderr.decode(errors="replace"), path))
-        return Media(duration_s=_last_time_s(done.stdout.decode(errors="replace")))
+        if done.code != 0:
+            raise InvalidMedia(_complaint(done.said, path))
+        return Media(duration_s=_last_time_s(done.output.decode(errors="replace")))
 
-    def decode(self, path: Path, *, start_s: float | None = None, end_s: float | None = None, timeout_s: float = 3600.0) -> bytes:
-        """The first audio stream as float32 little-endian, mono, 16 kHz; what is broken inside is skipped. Raises `InvalidMedia`."""
-        clip = [*(["-ss", str(start_s)] if start_s else []), *(["-to", str(end_s)] if end_s is not None else [])]
+    def decode(
+        self,
+        path: Path,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        most_s: float = MOST_S,
+        check: Callable[[], None] = _nothing,
+        timeout_s: float = 3600.0,
+    ) -> bytes:
+        """The first audio stream as float32 little-endian, mono, 16 kHz; what is broken inside is skipped.
+
+        Raises `InvalidMedia`, also when more than `most_s` seconds come out, and `OurError` when ffmpeg did not end by itself.
+        `check` is called about every 0.25 s; what it raises ends ffmpeg and goes on to the caller.
+        """
+        clip = [*_option("-ss", start_s or None), *_option("-to", end_s)]
         output = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
-        done = self._run([*clip, *_input(path), *output], timeout_s)
-        if done.returncode != 0 and not done.stdout:
-            raise InvalidMedia(_complaint(done.stderr.decode(errors="replace"), path))
-        return done.stdout
+        most_bytes = math.ceil(most_s * SAMPLE_RATE) * BYTES_PER_SAMPLE
+        done = self._run([*clip, *_input(path), *output], timeout_s, most_bytes=most_bytes, check=check)
+        if done.code != 0 and not done.output:
+            raise InvalidMedia(_complaint(done.said, path))
+        return done.output
 
-    def _run(self, arguments: list[str], timeout_s: float) -> "subprocess.CompletedProcess[bytes]":
+    def _run(
+        self, arguments: list[str], timeout_s: float, *, most_bytes: int | None = None, check: Callable[[], None] = _nothing
+    ) -> _Ended:
+        with self._started(arguments) as process:
+            try:
+                _limit(process.pid, cpu_s=timeout_s)
+                output, said = _collected(process, most_bytes, _watch(check, timeout_s))
+                code = process.wait(timeout=TIMEOUT_FLOOR_S)
+            finally:
+                process.kill()  # nothing once it has ended; leaving the block waits for it
+        _check_end(code)
+        return _Ended(code, output, said.decode(errors="replace"))
+
+    def _started(self, arguments: list[str]) -> "subprocess.Popen[bytes]":
         command = [self._program, "-hide_banner", "-nostdin", "-loglevel", "error", *arguments]
         try:
-            return subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except FileNotFoundError as error:
             raise OurError(f"there is no ffmpeg at {self._program!r}: install it, or set SPILLWAY_FFMPEG") from error
-        except subprocess.TimeoutExpired as error:
-            raise InvalidMedia(f"the recording was not decoded within {timeout_s:.0f} s") from error
+
+
+def _limit(pid: int, *, cpu_s: float) -> None:
+    """From outside, since code between fork and exec is unsafe beside threads; what ffmpeg does before is only to start.
+
+    The processor time is what ends an ffmpeg whose parent died and left nobody to watch the clock.
+    """
+    limits = {resource.RLIMIT_CPU: math.ceil(cpu_s), resource.RLIMIT_AS: ADDRESS_SPACE_BYTES, resource.RLIMIT_FSIZE: FILE_BYTES}
+    with suppress(ProcessLookupError):  # it has ended already
+        for kind, most in limits.items():
+            _, hard = resource.prlimit(pid, kind)
+            allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)  # a container's own limit cannot be raised
+            resource.prlimit(pid, kind, (allowed, allowed))
+
+
+def _watch(check: Callable[[], None], timeout_s: float) -> Callable[[], None]:
+    deadline = monotonic() + timeout_s
+
+    def watch() -> None:
+        check()
+        if monotonic() > deadline:
+            raise InvalidMedia(f"the recording was not decoded within {timeout_s:.0f} s")
+
+    return watch
+
+
+def _collected(process: "subprocess.Popen[bytes]", most_bytes: int | None, watch: Callable[[], None]) -> tuple[bytes, bytes]:
+    """Output and complaints. Counts bytes, for ffmpeg's own `-t` goes by the time stamps that may lie. Raises `InvalidMedia`."""
+    output, said = BytesIO(), bytearray()  # BytesIO gives its buffer away uncopied: half the memory of joining pieces
+    for fd, piece in _pieces(process, watch):
+        if process.stderr is not None and fd == process.stderr.fileno():
+            said += piece[: SAID_BYTES - len(said)]
+            continue
+        output.write(piece)
+        if most_bytes is not None and output.tell() > most_bytes:
+            raise InvalidMedia("the recording is longer than its own time stamps say: convert it, for example to FLAC, and send that")
+    return output.getvalue(), bytes(said)
+
+
+def _pieces(process: "subprocess.Popen[bytes]", watch: Callable[[], None]) -> Iterator[tuple[int, bytes]]:
+    """What comes out of either pipe, by its descriptor, until both end; `watch` is called whether something comes or not."""
+    watched = monotonic()
+    with DefaultSelector() as pipes:
+        for pipe in filter(None, (process.stdout, process.stderr)):
+            pipes.register(pipe.fileno(), EVENT_READ)
+        while pipes.get_map():
+            for key, _ in pipes.select(CHECK_PERIOD_S):
+                if piece := os.read(key.fd, PIECE_BYTES):
+                    yield key.fd, piece
+                else:
+                    pipes.unregister(key.fd)
+            if monotonic() - watched >= CHECK_PERIOD_S:
+                watch()
+                watched = monotonic()
+
+
+def _check_end(code: int) -> None:
+    """An ffmpeg that was ended leaves half a recording, which must not pass for a whole one. Raises `OurError`."""
+    if code < 0 or code == CAUGHT_A_SIGNAL:
+        raise OurError(f"ffmpeg was ended by {signal.Signals(-code).name if code < 0 else 'a signal that it caught'}")
 
 
 def _input(path: Path) -> list[str]:
     return ["-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS, "-i", f"file:{path}"]
+
+
+def _option(name: str, time_s: float | None) -> list[str]:
+    """Without an exponent, which ffmpeg does not read."""
+    return [] if time_s is None else [name, f"{min(time_s, LAST_S):.6f}"]
 
 
 def _last_time_s(progress: str) -> float:

@@ -1,12 +1,11 @@
 """Every setting, read once from `SPILLWAY_*` variables into one frozen object that each process passes down."""
 
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import SettingsError
 
@@ -17,13 +16,12 @@ NOT_OURS = ("SPILLWAY_URL",)  # the client's: where the service is
 class Settings(BaseModel):
     """A field's name in upper case behind `SPILLWAY_` is its variable; lists are comma-separated."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
     # Where things are
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis: job records, the queue, wake-ups.")
     file_store_dir: Path = Field(Path("/var/lib/spillway/files"), description="Uploads, stage products and transcripts.")
     model_dir: Path = Field(Path("/var/lib/spillway/models"), description="Model files, filled by `python -m worker.model_files pull`.")
-    scratch_dir: Path | None = Field(None, description="Temporary files; the system's own folder if unset.")
     ffmpeg: str = Field("ffmpeg", description="The ffmpeg program: a name on PATH or a path.")
 
     # The service
@@ -63,8 +61,8 @@ class Settings(BaseModel):
     vad_offset: float = Field(0.363, gt=0, lt=1, description="Speech ends below this probability.")
 
     # The queue
-    worker_slot: str = Field(
-        default_factory=socket.gethostname, description="A name that a restarted worker keeps; the host's name if unset."
+    worker_slot: str | None = Field(
+        None, description="A name that a restarted worker keeps, its own for each worker; host, device and index if unset."
     )
     max_jobs_in_flight: int = Field(32, ge=1, le=256, description="Most jobs that one worker runs at once.")
     max_audio_in_flight_s: float = Field(
@@ -80,6 +78,14 @@ class Settings(BaseModel):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+
+    @model_validator(mode="after")
+    def _work_together(self) -> Self:
+        if 2 * self.heartbeat_s > self.lease_s:
+            raise ValueError(f"{variable('heartbeat_s')} is more than half of {variable('lease_s')}: it must outlive a missed heartbeat")
+        if self.vad_offset > self.vad_onset:
+            raise ValueError(f"{variable('vad_offset')} is above {variable('vad_onset')}: speech would end before it begins")
+        return self
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -115,4 +121,5 @@ def _parsed(field: str, value: str) -> Any:
 
 
 def _complaint(problem: Any) -> str:
-    return f"{variable(str(problem['loc'][0]))} is wrong: {problem['msg']}"
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{variable(str(problem['loc'][0]))} is wrong: {said}" if problem["loc"] else str(said)

@@ -1,10 +1,12 @@
 """The dispatcher's composition root: `python -m dispatcher`."""
 
 import signal
+import sys
 import threading
 from uuid import uuid4
 
 from core import log, wakeups
+from core.errors import SettingsError
 from core.job_store import JobStore
 from core.redis_steps import connect
 from core.settings import Settings
@@ -16,7 +18,10 @@ LEADERSHIP_S = 10.0  # a standby takes over this long after the leader fell sile
 
 
 def main() -> None:
-    settings = Settings.from_environment()
+    try:
+        settings = Settings.from_environment()
+    except SettingsError as error:
+        sys.exit(f"spillway dispatcher: {error}")
     log.configure("dispatcher", level=settings.log_level, form=settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,5 +1,6 @@
 """Takes back the jobs of runners that fell silent, but never because Redis or its clock did."""
 
+import math
 from collections.abc import Callable
 from time import monotonic
 
@@ -12,27 +13,28 @@ CLOCK_JUMP_S = 5.0  # more than any pause of ours; less would mistake a slow ste
 
 class Reclaimer:
     """Stays quiet for one lease after Redis was away, restarted or frozen, and after its clock jumped: runners could not
-    renew in that time, so that an expired lease says nothing of them."""
+    renew in that time, so that an expired lease says nothing of them. Redis was away when no step of ours got through for
+    `CLOCK_JUMP_S`, whichever step it was that failed, so a leader that has just begun is quiet too."""
 
     def __init__(self, store: JobStore, *, lease_s: float, max_losses: int, clock: Callable[[], float] = monotonic) -> None:
         self._store, self._lease_s, self._max_losses, self._clock = store, lease_s, max_losses, clock
         self._quiet_until = 0.0
-        self._offset_s: float | None = None
+        self._offset_s = 0.0
+        self._got_through = -math.inf
 
     def step(self) -> None:
-        """Raises `StoreUnavailable`, and is quiet for a lease after that."""
+        """Raises `StoreUnavailable`."""
         asked = self._clock()
-        quiet_before, self._quiet_until = self._quiet_until, asked + self._lease_s
-        offset_s = self._store.clock_s() - asked
-        uptime_s = self._store.uptime_s()
-        self._quiet_until = max(quiet_before, asked + self._quiet_for_s(offset_s, uptime_s))
-        self._offset_s = offset_s
-        if self._clock() >= self._quiet_until:
+        offset_s, uptime_s = self._store.clock_s() - asked, self._store.uptime_s()
+        answered = self._clock()
+        self._quiet_until = max(self._quiet_until, answered + self._quiet_for_s(answered, offset_s, uptime_s))
+        self._got_through, self._offset_s = answered, offset_s
+        if answered >= self._quiet_until:
             self._take_back()
 
-    def _quiet_for_s(self, offset_s: float, uptime_s: float) -> float:
-        if self._offset_s is not None and abs(offset_s - self._offset_s) > CLOCK_JUMP_S:
-            log.warning("redis' clock jumped or it was frozen; reclaiming pauses for a lease", seconds=self._lease_s)
+    def _quiet_for_s(self, answered: float, offset_s: float, uptime_s: float) -> float:
+        if answered - self._got_through > CLOCK_JUMP_S or abs(offset_s - self._offset_s) > CLOCK_JUMP_S:
+            log.warning("redis was away or its clock jumped; nothing is taken back for a lease", seconds=self._lease_s)
             return self._lease_s
         return max(0.0, self._lease_s - uptime_s)
 

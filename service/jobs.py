@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import InvalidRequest, JobNotFound
 from core.job import JobOptions, JobState
+from core.job_store import JobStore, Page
 from service.collaborators import given
 from service.problems import RESPONSES
 from service.submission import accept, wake_a_worker
@@ -73,11 +74,8 @@ def submit_job() -> Response:
 @api.get("/v1/jobs", summary="List jobs, newest first", responses={200: JobPage})
 def list_jobs(query: PageQuery) -> Response:
     jobs = given().jobs
-    if query.cursor is not None:
-        _check_cursor(query.cursor)
-    found = jobs.page(limit=query.limit + 1, before=query.cursor, state=query.state)
-    shown, outlook = found[: query.limit], Outlook(jobs)
-    return answer(JobPage(jobs=[outlook.job_view(job) for job in shown], next=shown[-1].id if len(found) > query.limit else None))
+    page, outlook = _page(jobs, query), Outlook(jobs)
+    return answer(JobPage(jobs=[outlook.job_view(job) for job in page], next=page.next))
 
 
 @api.get("/v1/jobs/<job_id>", summary="Look at a job", responses={200: JobView})
@@ -101,8 +99,8 @@ def delete_job(path: JobPath) -> Response:
     return Response(status=204)
 
 
-def _check_cursor(cursor: str) -> None:
+def _page(jobs: JobStore, query: PageQuery) -> Page:
     try:
-        given().jobs.get(cursor)
+        return jobs.page(limit=query.limit, before=query.cursor, state=query.state)
     except JobNotFound:
         raise InvalidRequest("cursor: the job it names was deleted: start again from the first page", field="cursor") from None

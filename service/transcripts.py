@@ -17,7 +17,7 @@ api = APIBlueprint("transcripts", __name__, abp_tags=[Tag(name="transcripts")], 
 REASONS = {
     JobState.QUEUED: "the job waits in the queue: ask again when its state is succeeded",
     JobState.RUNNING: "the job is running: ask again when its state is succeeded",
-    JobState.SUCCEEDED: "the transcript is gone: its retention has ended",
+    JobState.SUCCEEDED: "the transcript is gone: its file is no longer in the file store; send the recording again",
     JobState.CANCELLED: "the job was cancelled: send the recording again",
 }
 

@@ -21,6 +21,7 @@ FIELD_BYTES = 64 * 1024
 FORM_BYTES = 1024 * 1024  # everything that is not the file: fields, headers, boundaries
 MOST_PARTS = 100
 SPARE_BYTES = 64 * 1024**2  # room that an upload leaves to everybody else
+ROOM_CHECK_BYTES = 16 * 1024**2  # a length may be unannounced, and others write too: room is looked for again this often
 FILENAME_CHARACTERS = 255
 
 
@@ -39,7 +40,7 @@ def receive(request: Request, files: LocalFileStore, key: str, *, max_bytes: int
     boundary = _boundary(request)
     check_room(request, files, max_bytes=max_bytes)
     request.max_content_length = max_bytes + FORM_BYTES
-    form = _Form(lambda: files.start(key), max_bytes)
+    form = _Form(lambda: files.start(key), files.free_bytes, max_bytes)
     try:
         for event in _events(request.stream, boundary):
             form.take(event)
@@ -61,8 +62,8 @@ def check_room(request: Request, files: LocalFileStore, *, max_bytes: int) -> No
 class _Form:
     """Takes the decoder's events: fields into memory, the file into the store."""
 
-    def __init__(self, start: Callable[[], PartialFile], max_bytes: int) -> None:
-        self._start, self._max_bytes = start, max_bytes
+    def __init__(self, start: Callable[[], PartialFile], free_bytes: Callable[[], int], max_bytes: int) -> None:
+        self._start, self._free_bytes, self._max_bytes = start, free_bytes, max_bytes
         self._file: PartialFile | None = None
         self._filename = ""
         self._fields: dict[str, bytearray] = {}
@@ -108,8 +109,11 @@ class _Form:
 
     def _write_file(self, data: bytes) -> None:
         assert self._file is not None
-        if self._file.bytes + len(data) > self._max_bytes:
+        before, after = self._file.bytes, self._file.bytes + len(data)
+        if after > self._max_bytes:
             raise _too_large(self._max_bytes)
+        if before // ROOM_CHECK_BYTES < after // ROOM_CHECK_BYTES and self._free_bytes() < SPARE_BYTES:
+            raise DiskFull(f"the file store ran out of room {before} bytes into an upload")
         self._file.write(data)
 
 

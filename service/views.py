@@ -34,7 +34,9 @@ class JobView(BaseModel):
 
 class JobPage(BaseModel):
     jobs: list[JobView] = Field(description="Newest first.")
-    next: str | None = Field(description="`cursor` of the next page; null on the last.")
+    next: str | None = Field(
+        description="`cursor` of the next page; null on the last. Of one state, a page with few jobs, even none, can have a next."
+    )
 
 
 class WorkerView(BaseModel):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def canonical(distribution: str) -> str:
 
 
 def test_what_is_installed_is_what_is_locked_and_nothing_else() -> None:
-    installed = {canonical(distribution.name): distribution.version for distribution in distributions()}
+    installed = {canonical(distribution.name): distribution.version for distribution in distributions(path=[sysconfig.get_path("purelib")])}
     assert installed == locked(*CHECKOUT)
 
 

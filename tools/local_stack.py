@@ -86,7 +86,7 @@ class LocalStack:
             time.sleep(0.2)
 
     def _prepare_folders(self) -> None:
-        for folder in ("redis", "files", "scratch", "logs"):
+        for folder in ("redis", "files", "logs"):
             (self._plan.state_dir / folder).mkdir(parents=True, exist_ok=True)
         for name in ("redis", *(program.name for program in self._plan.programs)):
             (self.log_dir / f"{name}.log").unlink(missing_ok=True)
@@ -120,8 +120,8 @@ class LocalStack:
 
     def _environment(self, port: int) -> dict[str, str]:
         """Raises `SettingsError`, so that a wrong variable is named once and not by three dying processes."""
-        places = {"FILE_STORE_DIR": str(self._plan.state_dir / "files"), "SCRATCH_DIR": str(self._plan.state_dir / "scratch")}
-        ours = {"REDIS_URL": self.redis_url, "HOST": LOOPBACK, "PORT": str(port), **places}
+        files = str(self._plan.state_dir / "files")
+        ours = {"REDIS_URL": self.redis_url, "HOST": LOOPBACK, "PORT": str(port), "FILE_STORE_DIR": files}
         settings = {
             **DEFAULTS,
             "SPILLWAY_FFMPEG": stack_parts.ffmpeg(),

@@ -8,7 +8,7 @@ from time import monotonic
 
 from core.errors import JobCancelled, LeaseLost, StoreUnavailable
 from core.job import Job, Stage
-from core.job_store import Beat, JobStore, Verdict
+from core.job_store import Beat, JobStore, Runner, Verdict
 from core.log import logger
 
 log = logger("worker.leases")
@@ -53,9 +53,10 @@ class Rhythm:
 class Leases:
     """One call to Redis per beat for all jobs together; it writes only what is new."""
 
-    def __init__(self, store: JobStore, rhythm: Rhythm, on_heartbeat: Callable[[int], None]) -> None:
+    def __init__(self, store: JobStore, runner: Runner, rhythm: Rhythm, on_heartbeat: Callable[[], None]) -> None:
+        self.runner = runner
         self._store, self._rhythm, self._on_heartbeat = store, rhythm, on_heartbeat
-        self._held: dict[str, Held] = {}
+        self._held: list[Held] = []  # by attempt, not by job: one that lost its lease may still run beside its successor
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
@@ -71,16 +72,16 @@ class Leases:
     def holding(self, job: Job) -> Iterator[Held]:
         held = Held(job)
         with self._lock:
-            self._held[job.id] = held
+            self._held.append(held)
         try:
             yield held
         finally:
             with self._lock:
-                del self._held[job.id]
+                self._held.remove(held)
 
     def in_flight(self) -> tuple[Held, ...]:
         with self._lock:
-            return tuple(self._held.values())
+            return tuple(self._held)
 
     def audio_in_flight_s(self) -> float:
         return sum(held.job.work_s for held in self.in_flight())
@@ -89,8 +90,8 @@ class Leases:
         """Raises `StoreUnavailable`; the leases stand still with Redis, so nothing is lost by waiting for the next beat."""
         jobs = self.in_flight()
         verdicts = self._store.beat([held.beat() for held in jobs], lease_s=self._rhythm.lease_s, renew=renew)
-        for held in jobs:
-            held.hear(verdicts[held.job.id])
+        for held, verdict in zip(jobs, verdicts, strict=True):
+            held.hear(verdict)
 
     def _keep_beating(self) -> None:
         renewed = 0.0
@@ -99,7 +100,7 @@ class Leases:
             try:
                 self.beat(renew=due)
                 if due:
-                    self._on_heartbeat(len(self.in_flight()))
+                    self._on_heartbeat()
                     renewed = monotonic()
             except StoreUnavailable as error:
                 log.warning("redis away", reason=str(error))

@@ -4,21 +4,37 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import TypeVar
+from uuid import uuid4
 
-from core.errors import CallerError, EngineFailed, InvalidMedia, JobCancelled, LeaseLost, OurError, OutOfMemory, StoreUnavailable
+from core.errors import (
+    CallerError,
+    DiskFull,
+    EngineFailed,
+    InvalidMedia,
+    JobCancelled,
+    JobNotFound,
+    LeaseLost,
+    OurError,
+    OutOfMemory,
+    StoreUnavailable,
+)
 from core.file_store import LocalFileStore, product_key, result_key
 from core.job import Job, JobFailure, Stage
-from core.job_store import JobStore, Runner
+from core.job_store import JobStore
 from core.log import logger
 from core.media import Ffmpeg
 from core.transcript import Transcript
 from worker.leases import Held, Leases
+from worker.patience import patiently
 from worker.work import Transcribe, Work
 
 log = logger("worker.runner")
-Reply = TypeVar("Reply")
 DECODED = 0.05  # share of a job's progress that decoding is worth
+DECODE_MARGIN = 1.05  # a recording's own time stamps are off by less, …
+DECODE_MARGIN_S = 5.0  # … or by a few packets
+MOST_BROKEN_IN_A_ROW = 4  # two poison jobs with two tries each; more say that the worker is what is broken
+FULL_DISK_PAUSE_S = 30.0
+RELEASE_PATIENCE_S = 5.0  # for a claim under way, which is one call to Redis
 
 
 @dataclass(frozen=True)
@@ -28,16 +44,27 @@ class Limits:
     max_failures: int
 
 
+@dataclass(frozen=True)
+class Media:
+    """Where recordings are, and what decodes them."""
+
+    files: LocalFileStore
+    ffmpeg: Ffmpeg
+
+
 class JobRunner:
     """Safe to be called from as many threads as jobs may be in flight."""
 
     def __init__(
-        self, store: JobStore, files: LocalFileStore, ffmpeg: Ffmpeg, transcribe: Transcribe, leases: Leases, runner: Runner, limits: Limits
+        self, transcribe: Transcribe, leases: Leases, *, media: Media, store: JobStore, limits: Limits, give_up: Callable[[str], None]
     ) -> None:
-        self._store, self._files, self._ffmpeg, self._transcribe = store, files, ffmpeg, transcribe
-        self._leases, self._runner, self._limits = leases, runner, limits
+        """`give_up` is told why when this worker breaks every job that it touches."""
+        self._transcribe, self._leases, self._store, self._limits, self._give_up = transcribe, leases, store, limits, give_up
+        self._files, self._ffmpeg, self._runner = media.files, media.ffmpeg, leases.runner
         self._stopping = threading.Event()
         self._claiming = threading.Lock()
+        self._broken_in_a_row = 0
+        self._resume_at = 0.0
 
     def work(self) -> int:
         """Runs jobs until none is pending that fits beside those in flight; how many it ran."""
@@ -50,15 +77,21 @@ class JobRunner:
         self._stopping.set()
 
     def release_all(self) -> None:
-        """Hands back whatever is in flight; its attempts find their leases lost and drop their work."""
+        """Hands back whatever is in flight, as far as Redis answers; its attempts find their leases lost and drop their work."""
+        is_alone = self._claiming.acquire(timeout=RELEASE_PATIENCE_S)
         for held in self._leases.in_flight():
-            self._store.release(held.job)
-            log.info("job released", job_id=held.job.id, stage=held.stage)
+            try:
+                self._store.release(held.job)
+                log.info("job released", job_id=held.job.id, stage=held.stage)
+            except StoreUnavailable as error:
+                log.warning("job not released: its lease will expire", job_id=held.job.id, reason=str(error))
+        if is_alone:
+            self._claiming.release()
 
     def _run_one(self) -> bool:
         # Claim and hold as one, or two threads would each see room for what only fits once.
         with self._claiming:
-            job = None if self._stopping.is_set() else self._claim()
+            job = self._claim() if self._may_claim() else None
             if job is None:
                 return False
             holding = self._leases.holding(job)
@@ -69,9 +102,17 @@ class JobRunner:
             holding.__exit__(None, None, None)
         return True
 
+    def _may_claim(self) -> bool:
+        return not self._stopping.is_set() and monotonic() >= self._resume_at
+
     def _claim(self) -> Job | None:
+        """With one id for all tries: a claim whose reply was lost gives the same job again."""
         fits_s = self._limits.max_audio_in_flight_s - self._leases.audio_in_flight_s()
-        return self._patiently(lambda: self._store.claim(self._runner, lease_s=self._limits.lease_s, fits_s=fits_s))
+        claim_id = uuid4().hex
+        try:
+            return patiently(lambda: self._store.claim(self._runner, lease_s=self._limits.lease_s, fits_s=fits_s, claim_id=claim_id))
+        except JobNotFound:  # deleted in the same moment
+            return None
 
     def _run(self, held: Held) -> None:
         job, started = held.job, monotonic()
@@ -83,24 +124,38 @@ class JobRunner:
         """One of the two places that may catch everything: whatever breaks, the job gets an answer."""
         job = held.job
         try:
-            transcript = self._transcribe(self._work(held))
-            return self._commit(held, transcript)
+            outcome = self._commit(held, self._transcribe(self._work(held)))
+            self._broken_in_a_row = 0
+            return outcome
         except JobCancelled:
-            return self._patiently(lambda: self._store.end_cancelled(job)) or "lost"
+            return patiently(lambda: self._store.end_cancelled(job)) or "lost"
         except LeaseLost:
             return "lost"
         except CallerError as error:
             failure = JobFailure(code=error.code, message=str(error))
-            return self._patiently(lambda: self._store.fail(job, failure)) or "lost"
+            return patiently(lambda: self._store.fail(job, failure)) or "lost"
+        except DiskFull as error:
+            log.error("disk full: no job is claimed for a while", reason=str(error), seconds=FULL_DISK_PAUSE_S)
+            self._resume_at = monotonic() + FULL_DISK_PAUSE_S
+            return patiently(lambda: self._store.release(job)) or "lost"
         except Exception as error:
             log.exception("job broke", job_id=job.id, stage=held.stage)
             failure = _our_failure(error, job, held.stage)
-            return self._patiently(lambda: self._store.retry(job, failure, max_failures=self._limits.max_failures)) or "lost"
+            outcome = patiently(lambda: self._store.retry(job, failure, max_failures=self._limits.max_failures)) or "lost"
+            self._count_broken()
+            return outcome
+
+    def _count_broken(self) -> None:
+        """A worker that breaks every job must not work through the queue that way."""
+        self._broken_in_a_row += 1
+        if self._broken_in_a_row >= MOST_BROKEN_IN_A_ROW and not self._stopping.is_set():
+            self.stop_claiming()
+            self._give_up(f"{self._broken_in_a_row} jobs in a row broke here; the log says how")
 
     def _work(self, held: Held) -> Work:
         job = held.job
         held.report(Stage.DECODE, 0.0)
-        audio = self._decode(job)
+        audio = self._decode(held)
         held.report(Stage.DECODE, DECODED)
         held.check()
         return Work(
@@ -110,18 +165,31 @@ class JobRunner:
             audio=audio,
             offset_s=job.options.clip_start or 0.0,
             duration_s=job.duration_s,
-            kept={Stage(stage): self._files.read(key) for stage, key in job.products.items()},
+            kept=self._kept(job),
             keep=lambda stage, content: self._keep(held, stage, content),
             report=lambda stage, progress: held.report(stage, DECODED + (1 - DECODED) * progress),
             check=held.check,
         )
 
-    def _decode(self, job: Job) -> bytes:
+    def _kept(self, job: Job) -> dict[Stage, bytes]:
+        """A product that is not there any more is made again."""
+        kept = {}
+        for stage, key in job.products.items():
+            try:
+                kept[Stage(stage)] = self._files.read(key)
+            except FileNotFoundError:
+                log.warning("stage product missing", job_id=job.id, stage=stage)
+        return kept
+
+    def _decode(self, held: Held) -> bytes:
+        """Bounded by the length that was accepted: time stamps may lie, and what comes out must fit into memory."""
+        job, options = held.job, held.job.options
         try:
             path = self._files.local_path(job.input_key)
         except FileNotFoundError as error:
             raise OurError(f"the upload of job {job.id} is not in the file store") from error
-        audio = self._ffmpeg.decode(path, start_s=job.options.clip_start, end_s=job.options.clip_end)
+        most_s = job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
+        audio = self._ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=held.check)
         if not audio:
             raise InvalidMedia("the recording holds no sound that can be decoded")
         return audio
@@ -129,7 +197,8 @@ class JobRunner:
     def _keep(self, held: Held, stage: Stage, content: bytes) -> None:
         key = product_key(held.job.id, held.job.attempt, stage)
         self._files.write(key, content)
-        if not self._patiently(lambda: self._store.keep_product(held.job, stage, key)):
+        if not patiently(lambda: self._store.keep_product(held.job, stage, key)):
+            self._files.delete(key)
             raise LeaseLost(held.job.id)
 
     def _commit(self, held: Held, transcript: Transcript) -> str:
@@ -138,21 +207,10 @@ class JobRunner:
         held.check()
         key = result_key(job.id, job.attempt)
         self._files.write(key, transcript.model_dump_json().encode())
-        state = self._patiently(lambda: self._store.succeed(job, result_key=key, warnings=transcript.warnings))
+        state = patiently(lambda: self._store.succeed(job, result_key=key, warnings=transcript.warnings))
         if state is None:
             self._files.delete(key)
         return state or "lost"
-
-    def _patiently(self, step: Callable[[], Reply]) -> Reply:
-        """Waits for a Redis that is away: leases stand still with it, and what is done is not thrown away."""
-        pause_s = 0.1
-        while True:
-            try:
-                return step()
-            except StoreUnavailable as error:
-                log.warning("waiting for redis", reason=str(error))
-                threading.Event().wait(pause_s)
-                pause_s = min(2 * pause_s, 5.0)
 
 
 def _waited_s(job: Job) -> float:

@@ -1,7 +1,7 @@
 -- Cancels a job: at once while it waits, at the next look of its runner while it runs. ARGV: id → its state, or false
 local state = redis.call('HGET', job_key(ARGV[1]), 'state')
 if state == 'queued' then
-  finish(ARGV[1], 'cancelled', {})
+  finish(ARGV[1], 'cancelled', deliveries_of(ARGV[1]), {})
 elseif state == 'running' then
   redis.call('HSET', job_key(ARGV[1]), 'cancel_requested', 1)
   changed(ARGV[1])

@@ -2,6 +2,27 @@
 -- beside what the runner holds, it gets nothing: skipping it for smaller ones would let a long job starve.
 -- ARGV: owner, slot, lease in ms, claim id (a retry of the same claim gets the same job), work_ms that still fits,
 --       losses that make a job suspect (it runs alone) → {id, attempt} or {}
+
+-- The oldest job of the lane whose turn it is, its lane, and the lane's virtual time. Drops places that lead to no record.
+local function next_of(priority)
+  local lanes, pending, has_dropped = ns .. ':lanes:' .. priority, ns .. ':pending:' .. priority, false
+  local id, lane
+  repeat
+    lane = redis.call('ZRANGE', lanes, 0, 0, 'WITHSCORES')
+    if not lane[1] then break end
+    local places = ns .. ':lane:' .. priority .. ':' .. lane[1]
+    id = redis.call('ZRANGE', places, 0, 0)[1]
+    if id and not has_record(id) then
+      redis.call('ZREM', pending, id)
+      redis.call('ZREM', places, id)
+      id, has_dropped = nil, true
+    end
+    if redis.call('EXISTS', places) == 0 then redis.call('ZREM', lanes, lane[1]) end
+  until id
+  if has_dropped then recount('pending_ms', PENDING) end
+  return id, lane[1], lane[2]
+end
+
 local owner, slot, claim = ARGV[1], ARGV[2], ns .. ':claim:' .. ARGV[4]
 local suspect_after = tonumber(ARGV[6])
 local before = redis.call('HMGET', claim, 'job', 'attempt')
@@ -15,15 +36,14 @@ for _, id in ipairs(held) do
 end
 
 for _, priority in ipairs(PRIORITIES) do
-  local lane = redis.call('ZRANGE', ns .. ':lanes:' .. priority, 0, 0, 'WITHSCORES')
-  if lane[1] then
-    local id = redis.call('ZRANGE', ns .. ':lane:' .. priority .. ':' .. lane[1], 0, 0)[1]
+  local id, key_id, virtual_time = next_of(priority)
+  if id then
     local job = job_fields(id, 'work_ms', 'losses')
     local fits = tonumber(job[1]) <= tonumber(ARGV[5]) and tonumber(job[2]) < suspect_after
     if #held > 0 and not fits then return {} end
 
-    redis.call('HSET', ns .. ':virtual_time', priority, lane[2])
-    redis.call('ZINCRBY', ns .. ':lanes:' .. priority, job[1], lane[1])
+    redis.call('HSET', ns .. ':virtual_time', priority, virtual_time)
+    redis.call('ZINCRBY', ns .. ':lanes:' .. priority, job[1], key_id)
     dequeue(id)
     local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
     local now = now_ms()

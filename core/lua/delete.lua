@@ -1,9 +1,10 @@
 -- Forgets a job; a runner that still holds it finds its lease lost. ARGV: id → 1, or 0 if there was none
 local id = ARGV[1]
 if redis.call('EXISTS', job_key(id)) == 0 then return 0 end
+local deliveries = deliveries_of(id)
 dequeue(id)
 drop_lease(id)
-for n = 1, #cjson.decode(redis.call('HGET', job_key(id), 'fixed')).deliveries do
+for n = 1, #deliveries do
   redis.call('ZREM', ns .. ':outbox', id .. ':' .. n)
   redis.call('DEL', ns .. ':delivery:' .. id .. ':' .. n)
 end

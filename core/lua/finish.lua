@@ -4,8 +4,9 @@ local id, attempt, state = ARGV[1], ARGV[2], ARGV[3]
 local job = job_fields(id, 'state', 'attempt', 'cancel_requested', 'finished_by', 'work_ms', 'started_at')
 if job[4] == attempt then return job[1] end
 if job[1] ~= 'running' or job[2] ~= attempt then return 'lost' end
+local deliveries = deliveries_of(id)
 if job[3] == '1' then
-  finish(id, 'cancelled', { 'finished_by', attempt })
+  finish(id, 'cancelled', deliveries, { 'finished_by', attempt })
   return 'cancelled'
 end
 local fields = { 'finished_by', attempt }
@@ -16,5 +17,5 @@ if state == 'succeeded' then
   local past = redis.call('HMGET', speed, 'audio_ms', 'run_ms')
   redis.call('HSET', speed, 'audio_ms', (past[1] or 0) * 0.9 + job[5], 'run_ms', (past[2] or 0) * 0.9 + now_ms() - job[6])
 end
-finish(id, state, fields)
+finish(id, state, deliveries, fields)
 return state

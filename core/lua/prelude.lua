@@ -2,6 +2,7 @@
 -- KEYS[1] is the namespace that all keys begin with; one Redis, no cluster, so keys are made here.
 local ns = KEYS[1]
 local PRIORITIES = { 'high', 'normal', 'low' }
+local PENDING = { ns .. ':pending:high', ns .. ':pending:normal', ns .. ':pending:low' }
 
 local function job_key(id) return ns .. ':job:' .. id end
 
@@ -22,6 +23,21 @@ end
 
 local function count(what, by)
   redis.call('HINCRBY', ns .. ':counters', what, by or 1)
+end
+
+-- Whether what a place in the queue or a lease stands for is still there: a record that was evicted or removed by hand
+-- must not hold up all others for ever.
+local function has_record(id)
+  return redis.call('HEXISTS', job_key(id), 'fixed') == 1
+end
+
+-- A total anew from those that are left: what a missing record had added to it cannot be known.
+local function recount(total, sets)
+  local ms = 0
+  for _, set in ipairs(sets) do
+    for _, id in ipairs(redis.call('ZRANGE', set, 0, -1)) do ms = ms + (tonumber(job_fields(id, 'work_ms')[1]) or 0) end
+  end
+  redis.call('HSET', ns .. ':totals', total, ms)
 end
 
 -- Puts a job where claims look for it, at the place that its sequence number gives. A key that had nothing waiting
@@ -61,17 +77,24 @@ local function requeue(id)
   changed(id)
 end
 
+-- What a job owes to the outside when it ends, each as JSON. Read before a step's first write: it fails on a broken record.
+local function deliveries_of(id)
+  local owed = {}
+  for n, delivery in ipairs(cjson.decode(redis.call('HGET', job_key(id), 'fixed')).deliveries) do owed[n] = cjson.encode(delivery) end
+  return owed
+end
+
 -- The one way into a terminal state: the record and what it owes to the outside change in the same step.
-local function finish(id, state, fields)
+local function finish(id, state, deliveries, fields)
   dequeue(id)
   drop_lease(id)
   local now = now_ms()
   redis.call('HSET', job_key(id), 'state', state, 'finished_at', now, unpack(fields))
   if state == 'succeeded' then redis.call('HSET', job_key(id), 'progress', 1) end
   redis.call('HDEL', job_key(id), 'stage')
-  for n, delivery in ipairs(cjson.decode(redis.call('HGET', job_key(id), 'fixed')).deliveries) do
+  for n, delivery in ipairs(deliveries) do
     local delivery_id = id .. ':' .. n
-    redis.call('HSET', ns .. ':delivery:' .. delivery_id, 'job', id, 'state', state, 'what', cjson.encode(delivery), 'tries', 0)
+    redis.call('HSET', ns .. ':delivery:' .. delivery_id, 'job', id, 'state', state, 'what', delivery, 'tries', 0)
     redis.call('ZADD', ns .. ':outbox', now, delivery_id)
   end
   count(state)
@@ -83,17 +106,24 @@ local function is_held(id, attempt)
   return job[1] == 'running' and job[2] == attempt
 end
 
--- A runner died with the job: back to its place, or set aside once it has taken too many runners with it.
+-- A runner died with the job: back to its place, or set aside once it has taken too many runners with it. → its state, or
+-- nil if there is no record left, only the lease.
 local function lose(id, max_losses)
+  if not has_record(id) then
+    redis.call('ZREM', ns .. ':leases', id)
+    recount('running_ms', { ns .. ':leases' })
+    return nil
+  end
+  local deliveries = deliveries_of(id)
   local losses = redis.call('HINCRBY', job_key(id), 'losses', 1)
   count('lost_runners')
   local job = job_fields(id, 'cancel_requested', 'stage')
   if job[1] == '1' then
-    finish(id, 'cancelled', {})
+    finish(id, 'cancelled', deliveries, {})
   elseif losses >= max_losses then
     local message = 'The worker died ' .. losses .. ' times while it ran this job, last in stage ' .. (job[2] or 'decode')
       .. '. The recording may be what kills it: try another encoding of it, or a shorter clip.'
-    finish(id, 'failed', { 'error', cjson.encode({ code = 'worker_lost', message = message }) })
+    finish(id, 'failed', deliveries, { 'error', cjson.encode({ code = 'worker_lost', message = message }) })
   else
     requeue(id)
   end

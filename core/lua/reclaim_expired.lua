@@ -1,7 +1,10 @@
 -- Takes back jobs whose lease ran out, by Redis' own clock. ARGV: most losses, most jobs at once → {id, state, …}
 local taken = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', ns .. ':leases', '-inf', now_ms(), 'LIMIT', 0, ARGV[2])) do
-  taken[#taken + 1] = id
-  taken[#taken + 1] = lose(id, tonumber(ARGV[1]))
+  local state = lose(id, tonumber(ARGV[1]))
+  if state then
+    taken[#taken + 1] = id
+    taken[#taken + 1] = state
+  end
 end
 return taken

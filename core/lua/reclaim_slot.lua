@@ -2,8 +2,13 @@
 local taken = {}
 for _, id in ipairs(redis.call('SMEMBERS', ns .. ':slot:' .. ARGV[1])) do
   if job_fields(id, 'owner')[1] ~= ARGV[2] then
-    taken[#taken + 1] = id
-    taken[#taken + 1] = lose(id, tonumber(ARGV[3]))
+    local state = lose(id, tonumber(ARGV[3]))
+    if state then
+      taken[#taken + 1] = id
+      taken[#taken + 1] = state
+    else
+      redis.call('SREM', ns .. ':slot:' .. ARGV[1], id)
+    end
   end
 end
 return taken

@@ -4,11 +4,12 @@ local id, attempt = ARGV[1], ARGV[2]
 local finished_by = job_fields(id, 'finished_by', 'state')
 if finished_by[1] == attempt then return finished_by[2] end
 if not is_held(id, attempt) then return 'lost' end
+local deliveries = deliveries_of(id)
 local failures = redis.call('HINCRBY', job_key(id), 'failures', 1)
 if redis.call('HGET', job_key(id), 'cancel_requested') == '1' then
-  finish(id, 'cancelled', { 'finished_by', attempt })
+  finish(id, 'cancelled', deliveries, { 'finished_by', attempt })
 elseif failures >= tonumber(ARGV[3]) then
-  finish(id, 'failed', { 'finished_by', attempt, 'error', ARGV[4] })
+  finish(id, 'failed', deliveries, { 'finished_by', attempt, 'error', ARGV[4] })
 else
   requeue(id)
 end

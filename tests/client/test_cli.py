@@ -95,7 +95,7 @@ def test_ctrl_c_cancels_the_job_and_says_so(recording: str, service: RunningServ
     command = [sys.executable, "-m", "client", "transcribe", recording]
     environment = {**os.environ, "SPILLWAY_URL": url}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(jobs.page, "the job")
+        wait_for(lambda: jobs.page().jobs, "the job")
         claimed = jobs.claim(RUNNER, lease_s=60, fits_s=1e6)
         assert claimed is not None
         looked = f'"route": "/v1/jobs/<job_id>", "status": 200, "job_id": "{claimed.id}"'

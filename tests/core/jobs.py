@@ -31,4 +31,4 @@ def claim(store: JobStore, runner: Runner = ALICE, *, lease_s: float = 60, fits_
 
 
 def beat(store: JobStore, job: Job, *, stage: Stage | None = None, progress: float = 0.0, renew: bool = False) -> Verdict:
-    return store.beat([Beat(job.id, job.attempt, stage, progress)], lease_s=60, renew=renew)[job.id]
+    return store.beat([Beat(job.id, job.attempt, stage, progress)], lease_s=60, renew=renew)[0]

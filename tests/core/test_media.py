@@ -3,11 +3,13 @@
 import subprocess
 from array import array
 from pathlib import Path
+from threading import get_native_id
+from time import monotonic
 
 import pytest
 
-from core.errors import InvalidMedia, OurError
-from core.media import Ffmpeg
+from core.errors import InvalidMedia, JobCancelled, OurError
+from core.media import ADDRESS_SPACE_BYTES, Ffmpeg
 
 TONE = ["-f", "lavfi", "-i", "sine=frequency=440:duration=2"]
 PICTURE = ["-f", "lavfi", "-i", "testsrc=duration=2:size=64x64:rate=5"]
@@ -104,6 +106,110 @@ def test_a_recording_cut_short_gives_what_is_there(media: Ffmpeg, ffmpeg: str, t
     path.write_bytes(path.read_bytes()[:6000])
     assert 0.1 < media.probe(path).duration_s < 2.0
     assert media.decode(path)
+
+
+@pytest.mark.parametrize(("clip", "seconds"), [({"start_s": 1e-05}, 2.0), ({"end_s": 1e17}, 2.0), ({"start_s": 1.5, "end_s": 1e300}, 0.5)])
+def test_a_clip_time_may_be_tiny_or_far_behind_the_end(
+    media: Ffmpeg, ffmpeg: str, tmp_path: Path, clip: dict[str, float], seconds: float
+) -> None:
+    path = make(ffmpeg, tmp_path / "a.flac", *TONE)
+    assert len(media.decode(path, **clip)) == pytest.approx(64_000 * seconds, abs=8)  # type: ignore[arg-type]
+
+
+def test_a_clip_that_begins_behind_the_end_is_empty(media: Ffmpeg, ffmpeg: str, tmp_path: Path) -> None:
+    assert media.decode(make(ffmpeg, tmp_path / "a.flac", *TONE), start_s=1e17) == b""
+
+
+def test_a_recording_whose_time_stamps_lie_is_decoded_no_further_than_was_allowed(media: Ffmpeg, ffmpeg: str, tmp_path: Path) -> None:
+    honest = make(ffmpeg, tmp_path / "a.mp3", "-f", "lavfi", "-i", "sine=duration=60")
+    path = make(ffmpeg, tmp_path / "a.mkv", "-i", str(honest), "-c", "copy", "-bsf:a", "setts=pts=0:dts=0")
+    claimed_s = media.probe(path).duration_s
+    assert claimed_s < 1
+    with pytest.raises(InvalidMedia, match="longer than its own time stamps say: convert it"):
+        media.decode(path, most_s=claimed_s + 5)
+
+
+def test_a_recording_just_as_long_as_allowed_is_decoded(media: Ffmpeg, ffmpeg: str, tmp_path: Path) -> None:
+    path = make(ffmpeg, tmp_path / "a.wav", *TONE, "-ar", "16000")
+    assert len(media.decode(path, most_s=2.0)) == 128_000
+    with pytest.raises(InvalidMedia):
+        media.decode(path, most_s=1.99)
+
+
+def stand_in(folder: Path, *lines: str) -> Ffmpeg:
+    """A program in ffmpeg's place, for what ffmpeg does only on a bad day."""
+    program = folder / "stand-in"
+    program.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    program.chmod(0o755)
+    return Ffmpeg(str(program))
+
+
+def test_half_a_decode_by_a_killed_ffmpeg_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    killed = stand_in(tmp_path, "printf 'abcd'", "kill -KILL $$")
+    for act in (killed.decode, killed.probe):
+        with pytest.raises(OurError, match="SIGKILL"):
+            act(tmp_path / "a.wav")
+
+
+def test_an_ffmpeg_that_is_told_to_end_early_gave_no_whole_decode(ffmpeg: str, tmp_path: Path) -> None:
+    path = make(ffmpeg, tmp_path / "a.wav", "-f", "lavfi", "-i", "sine=duration=20")
+    stopped = stand_in(tmp_path, "(sleep 1; kill -TERM $$) > /dev/null 2>&1 &", f'exec {ffmpeg} -re "$@"')
+    with pytest.raises(OurError, match=r"SIGTERM|a signal that it caught"):
+        stopped.decode(path)
+
+
+def test_an_error_behind_the_sound_keeps_the_sound(tmp_path: Path) -> None:
+    assert stand_in(tmp_path, "printf 'abcd'", "echo broken >&2", "exit 183").decode(tmp_path / "a.wav") == b"abcd"
+
+
+def test_a_flood_of_complaints_does_not_stop_the_sound(tmp_path: Path) -> None:
+    noisy = stand_in(tmp_path, "head -c 1000000 /dev/zero >&2", "printf 'abcd'")
+    assert noisy.decode(tmp_path / "a.wav") == b"abcd"
+
+
+def test_ffmpeg_runs_within_limits(tmp_path: Path) -> None:
+    limited = stand_in(tmp_path, "sleep 0.3", "ulimit -t", "ulimit -v", "ulimit -f")
+    said = limited.decode(tmp_path / "a.wav", timeout_s=77).decode().split()
+    assert said == ["77", str(ADDRESS_SPACE_BYTES // 1024), "0"]
+
+
+def children() -> set[str]:
+    """Processes that this thread started and nobody waited for, dead ones included."""
+    return set(Path(f"/proc/self/task/{get_native_id()}/children").read_text().split())
+
+
+def test_a_check_that_raises_ends_ffmpeg_and_leaves_nothing(tmp_path: Path) -> None:
+    before, started = children(), monotonic()
+    during: set[str] = set()
+
+    def check() -> None:
+        during.update(children())
+        raise JobCancelled("j")
+
+    with pytest.raises(JobCancelled):
+        stand_in(tmp_path, "exec sleep 60").decode(tmp_path / "a.wav", check=check)
+    assert monotonic() - started < 5
+    assert len(during - before) == 1
+    assert children() == before
+
+
+def test_a_decode_that_keeps_giving_is_checked_as_well(tmp_path: Path) -> None:
+    calls: list[float] = []
+
+    def check() -> None:
+        calls.append(monotonic())
+        if len(calls) == 3:
+            raise JobCancelled("j")
+
+    started = monotonic()
+    with pytest.raises(JobCancelled):
+        stand_in(tmp_path, "while sleep 0.01; do echo x; done").decode(tmp_path / "a.wav", check=check)
+    assert 0.7 < calls[-1] - started < 5
+
+
+def test_a_decode_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(InvalidMedia, match="within 0 s"):
+        stand_in(tmp_path, "exec sleep 60").decode(tmp_path / "a.wav", timeout_s=0.4)
 
 
 def test_a_missing_ffmpeg_says_how_to_get_one(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ def test_nothing_set_gives_the_defaults() -> None:
 
 def test_variables_are_read_with_their_types() -> None:
     settings = Settings.from_environment(
-        {"SPILLWAY_PORT": "9000", "SPILLWAY_MODEL_DIR": "/m", "SPILLWAY_ALIGN_LANGUAGES": "en, de", "SPILLWAY_LEASE_S": "1.5"}
+        {"SPILLWAY_PORT": "9000", "SPILLWAY_MODEL_DIR": "/m", "SPILLWAY_ALIGN_LANGUAGES": "en, de", "SPILLWAY_LEASE_S": "30.5"}
     )
-    assert (settings.port, settings.model_dir, settings.align_languages, settings.lease_s) == (9000, Path("/m"), ("en", "de"), 1.5)
+    assert (settings.port, settings.model_dir, settings.align_languages, settings.lease_s) == (9000, Path("/m"), ("en", "de"), 30.5)
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
@@ -30,6 +30,9 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPILLWAY_DEVICE", "tpu"),
         ("SPILLWAY_LEASE_S", "0"),
         ("SPILLWAY_PROT", "8000"),
+        ("SPILLWAY_LEASE_S", "10"),
+        ("SPILLWAY_LEASE_S", "inf"),
+        ("SPILLWAY_VAD_OFFSET", "0.9"),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, value: str) -> None:

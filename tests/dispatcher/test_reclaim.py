@@ -1,16 +1,17 @@
+import threading
 import time
 from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
 
-from core.errors import StoreUnavailable
 from core.job import JobOptions, JobState, NewJob
 from core.job_store import JobStore, Runner
 from core.redis_steps import connect
+from dispatcher.loops import run
 from dispatcher.reclaim import Reclaimer
 from dispatcher.sweep import MOST_AT_ONCE, Sweeper
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, wait_for
 
 LEASE_S = 60.0
 
@@ -25,13 +26,6 @@ class OldRedis(JobStore):
 
     def clock_s(self) -> float:
         return super().clock_s() + self.turned_s
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -55,56 +49,93 @@ def running(store: JobStore, *, lease_s: float) -> str:
     return job_id
 
 
-def reclaimer(store: JobStore, clock: Clock) -> Reclaimer:
-    return Reclaimer(store, lease_s=LEASE_S, max_losses=3, clock=clock)
+class Leader:
+    """A reclaimer that steps once a second by a clock of the test's own, as the dispatcher's loop does."""
+
+    def __init__(self, store: OldRedis) -> None:
+        self.store, self.now = store, 1000.0
+        self.reclaimer = Reclaimer(store, lease_s=LEASE_S, max_losses=3, clock=lambda: self.now)
+
+    def run(self, seconds: float) -> None:
+        """Redis' clock goes along with ours."""
+        for _ in range(round(seconds)):
+            self.now += 1
+            self.store.turned_s += 1
+            self.reclaimer.step()
 
 
-def test_an_expired_lease_is_taken_back(store: OldRedis) -> None:
+@pytest.fixture
+def leader(store: OldRedis) -> Leader:
+    """One that has led for long enough to trust what it sees."""
+    led = Leader(store)
+    led.run(LEASE_S + 2)
+    return led
+
+
+def test_an_expired_lease_is_taken_back(store: OldRedis, leader: Leader) -> None:
     job_id = running(store, lease_s=0)
-    reclaimer(store, Clock()).step()
+    leader.run(1)
+    assert store.get(job_id).state == JobState.QUEUED
+
+
+def test_a_leader_that_has_just_begun_takes_nothing_back_for_one_lease(store: OldRedis) -> None:
+    job_id = running(store, lease_s=0)
+    leader = Leader(store)
+    leader.run(LEASE_S - 1)
+    assert store.get(job_id).state == JobState.RUNNING
+    leader.run(3)
     assert store.get(job_id).state == JobState.QUEUED
 
 
 def test_nothing_is_taken_back_for_one_lease_after_a_restart_of_redis(redis_url: str) -> None:
     with connect(redis_url) as redis:
         fresh = JobStore(redis)
-        assert fresh.uptime_s() < LEASE_S * 10
         job_id = running(fresh, lease_s=0)
-        Reclaimer(fresh, lease_s=LEASE_S * 1000, max_losses=3).step()
+        reclaimer = Reclaimer(fresh, lease_s=fresh.uptime_s() + 1000, max_losses=3)
+        reclaimer._got_through = time.monotonic()
+        reclaimer.step()
         assert fresh.get(job_id).state == JobState.RUNNING
 
 
 @pytest.mark.parametrize("turned_s", [3600.0, -3600.0])
-def test_nothing_is_taken_back_for_one_lease_after_the_clock_jumped(store: OldRedis, turned_s: float) -> None:
+def test_nothing_is_taken_back_for_one_lease_after_the_clock_jumped(store: OldRedis, leader: Leader, turned_s: float) -> None:
     job_id = running(store, lease_s=0)
-    clock = Clock()
-    reclaim = reclaimer(store, clock)
-    store.turned_s = turned_s
-    calm = reclaimer(store, Clock())
-    reclaim._offset_s = store.clock_s() - turned_s - clock.now
-    reclaim.step()
+    store.turned_s += turned_s
+    leader.run(LEASE_S - 1)
     assert store.get(job_id).state == JobState.RUNNING
-    calm.step()
+    leader.run(3)
     assert store.get(job_id).state == JobState.QUEUED
 
 
-def test_nothing_is_taken_back_for_one_lease_after_redis_was_away(redis_server: RedisServer) -> None:
+def test_an_outage_that_another_step_met_counts_too(store: OldRedis, leader: Leader) -> None:
+    """The loop stops at its first failing step: the reclaimer only sees that it was not asked for a while."""
+    job_id = running(store, lease_s=0)
+    leader.now += 30
+    store.turned_s += 30
+    leader.run(LEASE_S - 1)
+    assert store.get(job_id).state == JobState.RUNNING
+    leader.run(3)
+    assert store.get(job_id).state == JobState.QUEUED
+
+
+def test_the_loop_outlives_a_redis_that_is_away(redis_server: RedisServer) -> None:
+    stop, stepped = threading.Event(), []
     with connect(redis_server.url, retries=0) as redis:
-        store, clock = OldRedis(redis), Clock()
-        job_id = running(store, lease_s=0)
-        reclaim = reclaimer(store, clock)
+        store = JobStore(redis)
+        thread = threading.Thread(
+            target=run,
+            args=((lambda: stepped.append(store.uptime_s()),),),
+            kwargs={"leads": lambda: store.lead("me", ttl_s=5), "period_s": 0.02, "stop": stop},
+        )
+        thread.start()
+        wait_for(lambda: stepped, "a step")
         redis_server.stop()
-        with pytest.raises(StoreUnavailable):
-            reclaim.step()
+        time.sleep(0.2)
         redis_server.start()
-        clock.now += LEASE_S - 1
-        reclaim._offset_s = None
-        reclaim.step()
-        assert store.get(job_id).state == JobState.RUNNING
-        clock.now += 2
-        reclaim._offset_s = None
-        reclaim.step()
-        assert store.get(job_id).state == JobState.QUEUED
+        count = len(stepped)
+        wait_for(lambda: len(stepped) > count, "a step after the outage")
+        stop.set()
+        thread.join()
 
 
 def test_the_sweep_wakes_only_for_jobs_that_have_no_wake_up(store: OldRedis) -> None:

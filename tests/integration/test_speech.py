@@ -16,7 +16,7 @@ from client.api import SpillwayClient
 from client.models import Job
 from tests.conftest import wait_for
 from tests.integration.conftest import LIBRIVOX, SAMPLE
-from tests.scores import diarization_error_rate, word_error_rate
+from tests.scores import diarization_error_rate, onset_errors_s, word_error_rate
 from tools.local_stack import LocalStack
 
 pytestmark = pytest.mark.models
@@ -86,8 +86,12 @@ def test_the_sample_has_its_two_speakers_and_words_in_order(client: SpillwayClie
     error = diarization_error_rate(reference["turns"], transcript["turns"], reference["duration_s"])
     rate = word_error_rate([reference["text"]], [text_of(transcript)])
     print(f"sample: diarization error rate {error:.3f}, word error rate {rate:.3f} with tiny.en")  # noqa: T201
+    onsets = onset_errors_s(reference["words"], words_of(transcript))
+    near = sum(abs(one) <= 0.15 for one in onsets) / len(reference["words"])
+    print(f"sample: {near:.1%} of the word onsets within 150 ms, by attention")  # noqa: T201
     assert error < 0.15
     assert rate < 0.15
+    assert near >= 0.9
     assert [speaker["label"] for speaker in transcript["speakers"]] == ["SPEAKER_00", "SPEAKER_01"]
     assert {word["timing"] for word in words_of(transcript)} == {"attention"}
     assert transcript["run"]["runner"] == "local"

@@ -10,7 +10,7 @@ from flask import Flask
 
 from core.file_store import result_key
 from core.job import JobFailure, Stage
-from core.job_store import Beat, WorkerReport
+from core.job_store import Beat, Runner, WorkerReport
 from tests.conftest import RedisServer
 from tests.service.box import TRANSCRIPT, Box, commit
 
@@ -83,6 +83,15 @@ def test_pages_hold_every_job_once_newest_first(box: Box) -> None:
     assert len(seen) == 5
 
 
+def test_a_cursor_whose_job_was_deleted_is_refused_by_name(box: Box) -> None:
+    for _ in range(3):
+        box.submitted()
+    cursor = box.http.get("/v1/jobs?limit=1").get_json()["next"]
+    box.http.delete(f"/v1/jobs/{cursor}")
+    response = box.http.get(f"/v1/jobs?cursor={cursor}")
+    assert (response.status_code, response.get_json()["field"]) == (422, "cursor")
+
+
 def test_a_list_can_be_of_one_state(box: Box) -> None:
     ended, waiting = succeeded(box), box.submitted()
     assert [job["id"] for job in box.http.get("/v1/jobs?state=queued").get_json()["jobs"]] == [waiting]
@@ -135,7 +144,9 @@ def test_a_transcript_that_is_not_there_yet_says_so(box: Box) -> None:
 def test_a_transcript_whose_file_is_gone_says_so(box: Box) -> None:
     job_id = succeeded(box)
     box.files.delete(result_key(job_id, 1))
-    assert "retention" in box.http.get(f"/v1/jobs/{job_id}/transcript").get_json()["detail"]
+    response = box.http.get(f"/v1/jobs/{job_id}/transcript")
+    assert (response.status_code, response.get_json()["code"]) == (409, "transcript_not_ready")
+    assert "its file is no longer in the file store; send the recording again" in response.get_json()["detail"]
 
 
 def test_cancelling_a_waiting_job_ends_it(box: Box) -> None:
@@ -168,8 +179,9 @@ def test_the_queue_tells_of_backlog_and_workers(box: Box) -> None:
     box.submitted()
     box.jobs.report_worker(worker(), ttl_s=60)
     box.jobs.report_worker(worker("gpu1", fit=False), ttl_s=60)
+    assert box.jobs.claim(Runner("gpu1", "boot"), lease_s=60, fits_s=1e6)
     queue = box.http.get("/v1/queue").get_json()
-    assert (queue["queued_jobs"], queue["queued_audio_s"], queue["running_jobs"]) == (2, 4.0, 0)
+    assert (queue["queued_jobs"], queue["queued_audio_s"], queue["running_jobs"]) == (1, 2.0, 1)
     assert queue["estimated_wait_s"] is None
     assert queue["workers"][1] == {
         "slot": "gpu1", "fit": False, "reason": "no GPU", "device": "cuda", "model": "tiny", "jobs_in_flight": 1,

@@ -97,7 +97,7 @@ def test_a_wrong_option_is_refused_by_name_and_leaves_nothing(
     assert (response.status_code, problem["code"], problem.get("field")) == (status, code, field)
     assert said in problem["detail"]
     assert box.stored_files() == []
-    assert box.jobs.page() == []
+    assert box.jobs.page().jobs == []
 
 
 REFUSED_BODIES = {
@@ -215,6 +215,15 @@ def test_a_disk_without_room_is_said_before_the_upload(box: Box, monkeypatch: py
     response = box.submit()
     assert (response.status_code, response.get_json()["code"]) == (507, "disk_full")
     assert box.stored_files() == []
+
+
+def test_room_is_looked_for_again_during_a_long_upload(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = iter([10**12, 10**12, 0])  # before the upload, after 16 MB, after 32 MB
+    monkeypatch.setattr(box.files, "free_bytes", lambda: next(room))
+    response = post(box, form(file_part(bytes(33 * 1024**2))))
+    assert (response.status_code, response.get_json()["code"]) == (507, "disk_full")
+    assert box.stored_files() == []
+    assert list(room) == []
 
 
 def test_as_many_uploads_as_places_and_no_more(box: Box) -> None:

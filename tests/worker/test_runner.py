@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from core.errors import InvalidRequest, OutOfMemory
+from core.errors import DiskFull, InvalidRequest, OutOfMemory, StoreUnavailable
 from core.file_store import LocalFileStore, input_key
 from core.job import Job, JobOptions, JobState, NewJob, Stage
 from core.job_store import JobStore, Runner
@@ -18,7 +18,8 @@ from core.redis_steps import connect
 from core.transcript import Models, Notice, Run, Transcript
 from tests.conftest import RedisServer, wait_for
 from worker.leases import Leases, Rhythm
-from worker.runner import JobRunner, Limits
+from worker.runner import MOST_BROKEN_IN_A_ROW, JobRunner, Limits, Media
+from worker.stopper import Stopper
 from worker.work import Transcribe, Work
 
 ME = Runner("slot", "boot")
@@ -41,18 +42,20 @@ class Box:
         self.store = JobStore(self.redis)
         self.files = LocalFileStore(folder)
         self.ffmpeg = Ffmpeg(ffmpeg)
-        self.leases = Leases(self.store, RHYTHM, lambda _: None)
+        self.leases = Leases(self.store, ME, RHYTHM, lambda: None)
+        self.reasons: list[str] = []
         self.leases.start()
 
     def runner(self, transcribe: Transcribe, *, audio_s: float = 3600) -> JobRunner:
         limits = Limits(lease_s=60, max_audio_in_flight_s=audio_s, max_failures=2)
-        return JobRunner(self.store, self.files, self.ffmpeg, transcribe, self.leases, ME, limits)
+        media = Media(self.files, self.ffmpeg)
+        return JobRunner(transcribe, self.leases, media=media, store=self.store, limits=limits, give_up=self.reasons.append)
 
-    def submit(self, content: bytes | None = None, **options: Any) -> Job:
+    def submit(self, content: bytes | None = None, *, duration_s: float = 1.0, **options: Any) -> Job:
         job_id = uuid4().hex
         stored = self.files.write(input_key(job_id), wav(1.0) if content is None else content)
         job = NewJob(
-            id=job_id, duration_s=1.0, filename="a.wav", input_key=stored.key, input_bytes=stored.bytes, input_sha256=stored.sha256,
+            id=job_id, duration_s=duration_s, filename="a.wav", input_key=stored.key, input_bytes=stored.bytes, input_sha256=stored.sha256,
             options=JobOptions(**options),
         )  # fmt: skip
         return self.store.submit(job, max_queued=100)[0]
@@ -108,7 +111,7 @@ def test_one_wake_up_works_the_queue_empty(box: Box) -> None:
 
 def test_only_the_clip_is_decoded(box: Box) -> None:
     lengths: list[int] = []
-    box.submit(wav(4.0), clip_start=1.0, clip_end=2.5)
+    box.submit(wav(4.0), duration_s=4.0, clip_start=1.0, clip_end=2.5)
     box.runner(lambda work: lengths.append(len(work.audio) // 4) or transcript(work)).work()
     assert lengths == [24000]
 
@@ -217,6 +220,14 @@ def test_a_file_without_audio_fails_with_what_to_do(box: Box) -> None:
     assert failed.error.code == "invalid_media"
 
 
+def test_a_recording_longer_than_its_time_stamps_say_is_refused(box: Box) -> None:
+    job = box.submit(wav(20.0))
+    box.runner(transcript).work()
+    failed = box.store.get(job.id)
+    assert failed.error is not None
+    assert failed.error.code == "invalid_media"
+
+
 def test_two_threads_never_hold_more_audio_than_fits(box: Box) -> None:
     flying, most = [0], [0]
     lock = threading.Lock()
@@ -274,4 +285,156 @@ def test_a_finished_job_waits_for_a_redis_that_is_away(redis_server: RedisServer
     box.runner(transcribe).work()
     done = box.store.get(job.id)
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1)
+    box.close()
+
+
+def test_an_attempt_that_lost_its_job_never_speaks_for_its_successor(box: Box) -> None:
+    """Both in this process: the first attempt still runs when the second has begun."""
+    first_may_end, second_started = threading.Event(), threading.Event()
+
+    def transcribe(work: Work) -> Transcript:
+        if work.attempt == 1:
+            box.store.release(box.store.get(work.job_id))
+            assert second_started.wait(5)
+            assert first_may_end.wait(5)
+        else:
+            second_started.set()
+            wait_for(lambda: len(box.leases.in_flight()) == 1, "the first attempt to be gone")
+            work.report(Stage.ASR, 0.5)
+            wait_for(lambda: box.store.get(work.job_id).stage == Stage.ASR, "the second attempt's report")
+        return transcript(work)
+
+    job = box.submit()
+    runner = box.runner(transcribe)
+    threads = [in_thread(runner.work)]
+    wait_for(lambda: (box.store.get(job.id).attempt, box.store.get(job.id).state) == (1, JobState.QUEUED), "the hand-back")
+    threads.append(in_thread(runner.work))
+    assert second_started.wait(5)
+    first_may_end.set()
+    for thread in threads:
+        thread.join(timeout=10)
+    done = box.store.get(job.id)
+    assert (done.state, done.attempt, done.losses) == (JobState.SUCCEEDED, 2, 0)
+    assert [path.parent.name for path in box.files.local_path(done.result_key or "").parent.parent.glob("*/transcript.json")] == ["2"]
+
+
+def test_a_missing_stage_product_is_made_again(box: Box) -> None:
+    def transcribe(work: Work) -> Transcript:
+        if work.attempt == 1:
+            work.keep(Stage.ASR, b"words")
+            box.files.delete(box.store.get(work.job_id).products["asr"])
+            raise RuntimeError("broke")
+        assert work.kept == {}
+        return transcript(work)
+
+    job = box.submit()
+    box.runner(transcribe).work()
+    assert box.store.get(job.id).state == JobState.SUCCEEDED
+
+
+def test_a_deleted_job_leaves_no_product_behind(box: Box) -> None:
+    def transcribe(work: Work) -> Transcript:
+        box.store.delete(work.job_id)
+        box.files.delete_job(work.job_id)
+        work.keep(Stage.ASR, b"words")
+        raise AssertionError("unreachable")
+
+    job = box.submit()
+    box.runner(transcribe).work()
+    with pytest.raises(FileNotFoundError):
+        box.files.read(f"jobs/{job.id}/products/1-asr.json")
+
+
+def test_a_worker_that_breaks_every_job_gives_up_before_it_empties_the_queue(box: Box) -> None:
+    def transcribe(_: Work) -> Transcript:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    for _ in range(10):
+        box.submit()
+    assert box.runner(transcribe).work() == MOST_BROKEN_IN_A_ROW
+    assert "in a row" in box.reasons[0]
+    assert box.store.backlog().queued_jobs == 10 - MOST_BROKEN_IN_A_ROW // 2
+
+
+def test_a_full_disk_hands_the_job_back_and_pauses_claims(box: Box) -> None:
+    def transcribe(_: Work) -> Transcript:
+        raise DiskFull("full")
+
+    job = box.submit()
+    assert box.runner(transcribe).work() == 1
+    back = box.store.get(job.id)
+    assert (back.state, back.losses, back.error) == (JobState.QUEUED, 0, None)
+
+
+def test_a_claim_whose_reply_was_lost_gives_the_same_job_again(box: Box) -> None:
+    class LosingStore(JobStore):
+        lost = False
+
+        def claim(self, *arguments: Any, **options: Any) -> Job | None:
+            job = super().claim(*arguments, **options)
+            if not self.lost:
+                self.lost = True
+                raise StoreUnavailable("the reply was lost")
+            return job
+
+    first, second = box.submit(), box.submit()
+    box.store = LosingStore(box.redis)
+    assert box.runner(transcript).work() == 2
+    assert {box.store.get(job.id).attempt for job in (first, second)} == {1}
+
+
+class Stopping:
+    """A worker with one job that ends when it is told to, and a stopper that does not end this process."""
+
+    def __init__(self, box: Box, grace_s: float) -> None:
+        self.go, self.started, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.status: int | None = None
+        self.job = box.submit()
+        runner = box.runner(self.transcribe)
+        self.thread = in_thread(runner.work)
+        self.stopper = Stopper(runner, box.leases, grace_s, self.end)
+        assert self.started.wait(5)
+
+    def transcribe(self, work: Work) -> Transcript:
+        self.started.set()
+        assert self.go.wait(10)
+        return transcript(work)
+
+    def end(self, status: int) -> None:
+        self.status = status
+        self.ended.set()
+
+    def close(self) -> None:
+        self.go.set()
+        self.thread.join()
+
+
+def test_a_stopping_worker_lets_what_is_nearly_done_finish(box: Box) -> None:
+    stopping = Stopping(box, grace_s=10)
+    stopping.stopper.stop()
+    stopping.go.set()
+    assert stopping.ended.wait(5)
+    assert (stopping.status, box.store.get(stopping.job.id).state) == (0, JobState.SUCCEEDED)
+    stopping.close()
+
+
+def test_a_second_signal_hands_back_at_once(box: Box) -> None:
+    stopping = Stopping(box, grace_s=60)
+    stopping.stopper.stop()
+    assert not stopping.ended.wait(0.3)
+    stopping.stopper.stop()
+    assert stopping.ended.wait(5)
+    back = box.store.get(stopping.job.id)
+    assert (back.state, back.losses) == (JobState.QUEUED, 0)
+    stopping.close()
+
+
+def test_a_worker_stops_although_redis_is_away(redis_server: RedisServer, tmp_path: Path, ffmpeg: str) -> None:
+    box = Box(redis_server.url, tmp_path / "files", ffmpeg)
+    stopping = Stopping(box, grace_s=0)
+    redis_server.stop()
+    stopping.stopper.stop()
+    assert stopping.ended.wait(30)
+    redis_server.start()
+    stopping.close()
     box.close()

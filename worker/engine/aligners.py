@@ -3,17 +3,26 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
-from core.errors import SpillwayError
+from core.errors import ModelMissing, SpillwayError
 from core.log import logger
 from worker.engine.alignment import ForcedAligner
 from worker.model_files import AlignmentFiles, resolve_alignment
 
 log = logger("worker.aligners")
 MOST_LOADED = 3  # a wav2vec2 large takes 1.3 GB in float32; the least recently used one leaves
+PULL_AGAIN_S = 3600.0  # after one that failed
 
 Pull = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class NamedAligner:
+    name: str
+    aligner: ForcedAligner
 
 
 class Aligners:
@@ -25,33 +34,41 @@ class Aligners:
 
     def __init__(self, model_dir: Path, device: str, pull: Pull | None) -> None:
         self._model_dir, self._device, self._pull = model_dir, device, pull
-        self._loaded: OrderedDict[str, ForcedAligner] = OrderedDict()
-        self._asked: set[str] = set()
+        self._loaded: OrderedDict[str, NamedAligner] = OrderedDict()
+        self._asked: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def files(self, language: str) -> AlignmentFiles | None:
-        """None if no model of the language is there (yet). Raises `ModelMissing` if one is there and broken."""
-        files = resolve_alignment(language, self._model_dir)
-        if files is None and self._pull:
-            self._bring(language, self._pull)
-        return files
+    def get(self, language: str) -> NamedAligner | None:
+        """None if no model of the language is there (yet), or the one that is there is damaged, which the log says."""
+        try:
+            files = resolve_alignment(language, self._model_dir)
+            if files:
+                return self._load(files, language)
+        except ModelMissing as error:
+            log.error("alignment model unusable", language=language, reason=str(error))
+            return None
+        self._bring(language)
+        return None
 
-    def get(self, files: AlignmentFiles, language: str) -> ForcedAligner:
+    def _load(self, files: AlignmentFiles, language: str) -> NamedAligner:
         with self._lock:
             if language not in self._loaded:
-                self._loaded[language] = _load(files, language, self._device)
+                folder = files.path.parent if files.bundle else files.path
+                aligner = ForcedAligner.load(folder, language, self._device, bundle=files.bundle)
+                self._loaded[language] = NamedAligner(files.name, aligner)
             self._loaded.move_to_end(language)
-            aligner = self._loaded[language]
+            found = self._loaded[language]
             while len(self._loaded) > MOST_LOADED:
                 self._loaded.popitem(last=False)
-        return aligner
+        return found
 
-    def _bring(self, language: str, pull: Pull) -> None:
+    def _bring(self, language: str) -> None:
         with self._lock:
-            if language in self._asked:
+            asked = self._asked.get(language)
+            if self._pull is None or (asked is not None and monotonic() - asked < PULL_AGAIN_S):
                 return
-            self._asked.add(language)
-        threading.Thread(target=_pull_quietly, args=(language, pull), name=f"pull-{language}", daemon=True).start()
+            self._asked[language] = monotonic()
+        threading.Thread(target=_pull_quietly, args=(language, self._pull), name=f"pull-{language}", daemon=True).start()
 
 
 def _pull_quietly(language: str, pull: Pull) -> None:
@@ -59,8 +76,3 @@ def _pull_quietly(language: str, pull: Pull) -> None:
         pull(language)
     except (SpillwayError, OSError) as error:
         log.warning("alignment model not brought", language=language, reason=str(error))
-
-
-def _load(files: AlignmentFiles, language: str, device: str) -> ForcedAligner:
-    folder = files.path.parent if files.bundle else files.path
-    return ForcedAligner.load(folder, language, device, bundle=files.bundle)

@@ -110,6 +110,7 @@ class Batcher(Generic[Item, Result]):
         self._forward = forward
         self._key = key
         self._gather_delay_s = gather_delay_s
+        self._is_short_of_memory = False
         self._release_memory = release_memory
         self._lines: _Lines[Item, Result] = _Lines()
         self._changed = threading.Condition()
@@ -188,15 +189,16 @@ class Batcher(Generic[Item, Result]):
                 entries = rest
             elif len(batch) > 1:
                 self.batch_size = len(batch) // 2
-                self._release_memory()
             else:
                 _fail(batch, _too_big(self.name, error))
-                self._release_memory()
                 entries = rest
+            self._is_short_of_memory = error is not None and is_out_of_memory(error)
 
     def _attempt(self, batch: list[_Entry[Item, Result]]) -> Exception | None:
         """Returns the error instead of raising it, without its frames: they would hold the batch's memory during the retry."""
         try:
+            if self._is_short_of_memory:
+                self._release_memory()  # in here: after some errors of CUDA it raises itself
             results = self._forward([entry.item for entry in batch])
             if len(results) != len(batch):
                 raise EngineFailed(f"{self.name} gave {len(results)} results for {len(batch)} items", stage=self.name)

@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import EngineFailed, LeaseLost, OurError
+from core.errors import CallerError, EngineFailed, LeaseLost
 from core.job import JobOptions, Stage
 from core.log import logger
 from core.transcript import Models, Notice, Run, Segment, Speaker, Transcript, Turn
 from worker.engine.aligners import Aligners
 from worker.engine.asr import DecodeOptions, SpeechRecognizer
 from worker.engine.diarization import Diarizer
-from worker.engine.products import HEARD, TURNS, Heard
+from worker.engine.notices import Outcome, Spoken, notices
+from worker.engine.products import HEARD, TURNS, Heard, read_product
 from worker.engine.progress import Progress
-from worker.engine.results import SAMPLE_RATE, Language, Recognition, SpeakerTurn, TimedSentence, Waveform, Window
-from worker.engine.sentences import sentences_from_words
+from worker.engine.results import SAMPLE_RATE, SpeakerTurn, Waveform, Window
 from worker.engine.speakers import assign_speakers
+from worker.engine.timekeeper import Timekeeper
 from worker.engine.vad import VoiceActivityDetector
-from worker.model_files import AlignmentFiles
 from worker.work import Work
 
 log = logger("worker.engine")
-UNSURE_LANGUAGE = 0.5  # below it the transcript says that the language may be wrong
+CHECK_EVERY_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -43,30 +43,25 @@ class Parts:
     beam_size: int
 
 
-@dataclass(frozen=True)
-class Spoken:
-    """Who spoke when; `failure` says why nobody could be told apart."""
-
-    turns: tuple[SpeakerTurn, ...] = ()
-    failure: Notice | None = None
-
-
 class Engine:
     """Safe to call from as many threads as jobs are in flight; their windows share batches."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, *, jobs: int) -> None:
+        """`jobs`: how many may be in flight."""
         self._parts = parts
-        # Diarization of each job in flight runs beside its ASR; the device is shared below, in the models.
-        self._beside = ThreadPoolExecutor(thread_name_prefix="diarization")
+        # Each job's diarization runs beside its ASR; the device is shared below, in the models.
+        self._beside = ThreadPoolExecutor(jobs, thread_name_prefix="diarization")
 
     def transcribe(self, work: Work) -> Transcript:
         """Raises `InvalidRequest` for what the models cannot do, `LeaseLost` when told to stop, `OutOfMemory`, `EngineFailed`."""
         begun = perf_counter()
         waveform = np.frombuffer(work.audio, dtype=np.float32).copy()  # the models want to own what they read
         progress = Progress(work.report)
+        timed_by = Timekeeper(self._parts.aligners, work.options)
         windows = self._windows(waveform, work, progress)
-        heard, spoken = self._listen(waveform, windows, work, progress)
-        sentences = self._sentences(waveform, heard, work, progress)
+        heard, spoken = self._listen(waveform, windows, work, timed_by, progress)
+        with progress.stage(Stage.ALIGNMENT):
+            sentences = timed_by.sentences(waveform, heard, work)
         with progress.stage(Stage.ASSIGNMENT):
             segments = assign_speakers(sentences, spoken.turns)
         seconds = perf_counter() - begun
@@ -77,8 +72,8 @@ class Engine:
             segments=tuple(_placed(segment, work) for segment in segments),
             turns=_turns(spoken.turns, work),
             speakers=_speakers(spoken.turns),
-            warnings=_warnings(windows, heard, spoken, work.options),
-            models=self._models(heard, work.options),
+            warnings=notices(Outcome(windows, heard, spoken, segments, len(waveform) / SAMPLE_RATE), work),
+            models=self._models(timed_by.model(heard.language.code), work.options),
             run=Run(
                 runner="local",
                 attempt=work.attempt,
@@ -97,28 +92,37 @@ class Engine:
             work.check()
             return self._parts.vad.windows(waveform)
 
-    def _listen(self, waveform: Waveform, windows: tuple[Window, ...], work: Work, progress: Progress) -> tuple[Heard, Spoken]:
+    def _listen(
+        self, waveform: Waveform, windows: tuple[Window, ...], work: Work, timed_by: Timekeeper, progress: Progress
+    ) -> tuple[Heard, Spoken]:
         """ASR here, diarization beside it; when one ends by raising, the other is stopped."""
         if not (work.options.diarize and windows):
-            return self._recognize(waveform, windows, work, progress), Spoken()
+            return self._recognize(waveform, windows, work, timed_by, progress), Spoken()
         stop = _Stop(work)
         diarization = self._beside.submit(self._diarize, waveform, work, progress, stop)
         try:
-            heard = self._recognize(waveform, windows, work, progress)
+            heard = self._recognize(waveform, windows, work, timed_by, progress)
+            while not wait([diarization], timeout=CHECK_EVERY_S).done:
+                work.check()
         except BaseException:
             stop.set()
-            wait([diarization])
+            if not diarization.cancel():
+                wait([diarization])
             raise
         return heard, diarization.result()
 
-    def _recognize(self, waveform: Waveform, windows: tuple[Window, ...], work: Work, progress: Progress) -> Heard:
-        if Stage.ASR in work.kept:
-            return HEARD.validate_json(work.kept[Stage.ASR])
+    def _recognize(self, waveform: Waveform, windows: tuple[Window, ...], work: Work, timed_by: Timekeeper, progress: Progress) -> Heard:
+        if kept := read_product(HEARD, work, Stage.ASR):
+            return kept
+        options = work.options
+        decoding = DecodeOptions(
+            options.language, options.task, options.initial_prompt, self._parts.beam_size, is_timed=timed_by.wants_attention
+        )
         with progress.stage(Stage.ASR) as advance:
             language, recognitions = self._parts.recognizer.recognize(
                 waveform,
                 windows,
-                self._decode_options(work.options),
+                decoding,
                 job=f"{work.job_id}/{work.attempt}",
                 on_window=lambda done, total: advance(done / total),
                 check=work.check,
@@ -127,50 +131,26 @@ class Engine:
         work.keep(Stage.ASR, HEARD.dump_json(heard))
         return heard
 
-    def _decode_options(self, options: JobOptions) -> DecodeOptions:
-        return DecodeOptions(
-            language=options.language,
-            task=options.task,
-            initial_prompt=options.initial_prompt,
-            beam_size=self._parts.beam_size,
-            is_timed=lambda language: options.align and self._alignment(language, options) is None,
-        )
-
-    def _alignment(self, language: str, options: JobOptions) -> AlignmentFiles | None:
-        """A translation's words are not those that were spoken: forced alignment has nothing to hold on to."""
-        return self._parts.aligners.files(language) if options.align and options.task == "transcribe" else None
-
     def _diarize(self, waveform: Waveform, work: Work, progress: Progress, stop: "_Stop") -> Spoken:
-        if Stage.DIARIZATION in work.kept:
-            return Spoken(TURNS.validate_json(work.kept[Stage.DIARIZATION]))
+        """At the job runner's edge: whatever breaks in the pipeline, the words are still there."""
+        if kept := read_product(TURNS, work, Stage.DIARIZATION):
+            return Spoken(kept)
+        options = work.options
+        bounds = {"num_speakers": options.num_speakers, "min_speakers": options.min_speakers, "max_speakers": options.max_speakers}
         try:
             with progress.stage(Stage.DIARIZATION) as advance:
-                turns = self._parts.diarizer.turns(
-                    waveform,
-                    num_speakers=work.options.num_speakers,
-                    min_speakers=work.options.min_speakers,
-                    max_speakers=work.options.max_speakers,
-                    on_progress=advance,
-                    check=stop.check,
-                )
-        except (OurError, RuntimeError, ValueError) as error:
+                turns = self._parts.diarizer.turns(waveform, **bounds, on_progress=advance, check=stop.check)
+        except (LeaseLost, CallerError):
+            raise
+        except Exception as error:
             return _without_speakers(error, work)
         work.keep(Stage.DIARIZATION, TURNS.dump_json(turns))
         return Spoken(turns)
 
-    def _sentences(self, waveform: Waveform, heard: Heard, work: Work, progress: Progress) -> tuple[TimedSentence, ...]:
-        code = heard.language.code
-        with progress.stage(Stage.ALIGNMENT):
-            if files := self._alignment(code, work.options):
-                return self._parts.aligners.get(files, code).sentences(waveform, heard.recognitions, check=work.check)
-            language = _text_language(heard.language, work.options)
-            return tuple(sentence for recognition in heard.recognitions for sentence in sentences_from_words(recognition, language))
-
-    def _models(self, heard: Heard, options: JobOptions) -> Models:
-        files = self._alignment(heard.language.code, options)
+    def _models(self, alignment: str | None, options: JobOptions) -> Models:
         return Models(
             asr=self._parts.asr_name,
-            alignment=files.name if files else None,
+            alignment=alignment,
             segmentation=self._parts.segmentation_name if options.diarize else None,
             embedding=self._parts.embedding_name if options.diarize else None,
         )
@@ -196,19 +176,19 @@ def _without_speakers(error: Exception, work: Work) -> Spoken:
     return Spoken(failure=Notice(code="diarization_failed", message="The speakers could not be told apart; the words are complete."))
 
 
-def _text_language(language: Language, options: JobOptions) -> str:
-    return "en" if options.task == "translate" else language.code
-
-
 def _placed(segment: Segment, work: Work) -> Segment:
-    """Moved from the clip's time to the file's, and kept inside it."""
-    return segment.model_copy(
-        update=_moved(segment, work) | {"words": tuple(word.model_copy(update=_moved(word, work)) for word in segment.words)}
-    )
+    """Moved from the clip's time to the file's, kept inside it, and without digits that say nothing."""
+    figures = {name: round(getattr(segment, name), 4) for name in ("avg_logprob", "no_speech_prob", "compression_ratio")}
+    words = tuple(word.model_copy(update={**_moved(word, work), "score": _rounded(word.score)}) for word in segment.words)
+    return segment.model_copy(update={**_moved(segment, work), **figures, "words": words})
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 3)
 
 
 def _moved(timed: Any, work: Work) -> dict[str, float]:
-    return {name: round(min(getattr(timed, name) + work.offset_s, work.duration_s), 3) for name in ("start", "end")}
+    return {name: min(round(getattr(timed, name) + work.offset_s, 3), work.duration_s) for name in ("start", "end")}
 
 
 def _turns(turns: tuple[SpeakerTurn, ...], work: Work) -> tuple[Turn, ...]:
@@ -220,39 +200,3 @@ def _speakers(turns: tuple[SpeakerTurn, ...]) -> tuple[Speaker, ...]:
     for turn in turns:
         total_s[turn.speaker] = total_s.get(turn.speaker, 0.0) + turn.end - turn.start
     return tuple(Speaker(label=label, total_s=round(total_s[label], 3)) for label in sorted(total_s))
-
-
-def _warnings(windows: tuple[Window, ...], heard: Heard, spoken: Spoken, options: JobOptions) -> tuple[Notice, ...]:
-    found = [spoken.failure, _no_speech(windows, heard), _unsure(heard.language), _looped(heard.recognitions), _miscounted(spoken, options)]
-    return tuple(notice for notice in found if notice)
-
-
-def _no_speech(windows: tuple[Window, ...], heard: Heard) -> Notice | None:
-    if heard.recognitions:
-        return None
-    why = "no speech was found in it" if not windows else "what sounded like speech held no words"
-    return Notice(code="no_speech", message=f"The transcript is empty: {why}.")
-
-
-def _unsure(language: Language) -> Notice | None:
-    if language.probability is None or not 0 < language.probability < UNSURE_LANGUAGE:
-        return None
-    return Notice(
-        code="language_uncertain",
-        message=f"The language was taken for {language.code!r} with probability {language.probability:.2f}: name it with `language`.",
-    )
-
-
-def _looped(recognitions: tuple[Recognition, ...]) -> Notice | None:
-    places = [f"{recognition.window.start:.0f} s" for recognition in recognitions if recognition.temperature > 0]
-    if not places:
-        return None
-    return Notice(code="repetition", message=f"Whisper repeated itself and was asked again with sampling near {', '.join(places[:10])}.")
-
-
-def _miscounted(spoken: Spoken, options: JobOptions) -> Notice | None:
-    found = len({turn.speaker for turn in spoken.turns})
-    least, most = options.num_speakers or options.min_speakers or 0, options.num_speakers or options.max_speakers or found
-    if not spoken.turns or least <= found <= most:
-        return None
-    return Notice(code="speaker_count", message=f"{found} speakers were found, other than was asked for: the recording may not hold more.")

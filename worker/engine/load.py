@@ -47,7 +47,7 @@ def load_engine(settings: Settings) -> Engine:
         device=_device_name(settings),
         beam_size=settings.beam_size,
     )
-    return Engine(parts)
+    return Engine(parts, jobs=settings.max_jobs_in_flight)
 
 
 @dataclass(frozen=True)

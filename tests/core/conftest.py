@@ -1,0 +1,17 @@
+from collections.abc import Iterator
+
+import pytest
+
+from core.job_store import JobStore
+from core.redis_steps import RedisClient, connect
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[RedisClient]:
+    with connect(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis: RedisClient) -> JobStore:
+    return JobStore(redis)

@@ -1,0 +1,79 @@
+"""Records that lost a part: the step that meets one changes nothing, and nothing else stands still."""
+
+from collections.abc import Callable
+
+import pytest
+from redis.exceptions import ResponseError
+
+from core.job import Job, JobFailure, JobState, Priority
+from core.job_store import JobStore, Runner
+from core.redis_steps import RedisClient
+from tests.core.jobs import ALICE, ROOM_S, claim, submit
+
+STEPS: dict[str, Callable[[JobStore, Job], object]] = {
+    "succeed": lambda store, job: store.succeed(job, result_key="r"),
+    "fail": lambda store, job: store.fail(job, JobFailure(code="c", message="m")),
+    "retry": lambda store, job: store.retry(job, JobFailure(code="c", message="m"), max_failures=1),
+    "lose": lambda store, _: store.reclaim_expired(max_losses=1),
+    "delete": lambda store, job: store.delete(job.id),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("fixed", ["not JSON", "{}"])
+def test_a_step_that_meets_a_broken_record_changes_nothing(store: JobStore, redis: RedisClient, step: str, fixed: str) -> None:
+    submit(store)
+    job = claim(store, lease_s=0)
+    redis.hset(f"spillway:job:{job.id}", "fixed", fixed)
+    before = snapshot(redis)
+    with pytest.raises(ResponseError):
+        STEPS[step](store, job)
+    assert snapshot(redis) == before
+
+
+def test_a_cancel_that_meets_a_broken_record_changes_nothing(store: JobStore, redis: RedisClient) -> None:
+    job = submit(store)
+    redis.hset(f"spillway:job:{job.id}", "fixed", "{}")
+    before = snapshot(redis)
+    with pytest.raises(ResponseError):
+        store.cancel(job.id)
+    assert snapshot(redis) == before
+
+
+def snapshot(redis: RedisClient) -> dict[str, object]:
+    return {key: redis.dump(key) for key in sorted(redis.scan_iter())}
+
+
+def test_places_without_records_do_not_stop_the_queue(store: JobStore, redis: RedisClient) -> None:
+    gone = [submit(store, key_id="a"), submit(store, key_id="a"), submit(store, key_id="b", priority=Priority.HIGH)]
+    good, last = submit(store, key_id="a", duration_s=20), submit(store, key_id="c", duration_s=10)
+    for job in gone:
+        redis.delete(f"spillway:job:{job.id}")
+    assert claim(store).id == good.id
+    backlog = store.backlog()
+    assert (backlog.queued_jobs, backlog.queued_audio_s, backlog.running_audio_s) == (1, 10, 20)
+    assert claim(store).id == last.id
+    assert store.claim(ALICE, lease_s=60, fits_s=ROOM_S) is None
+    assert store.backlog().queued_audio_s == 0
+
+
+def test_a_queue_of_nothing_but_lost_records_is_an_empty_queue(store: JobStore, redis: RedisClient) -> None:
+    redis.delete(f"spillway:job:{submit(store).id}")
+    assert store.claim(ALICE, lease_s=60, fits_s=ROOM_S) is None
+    assert (store.backlog().queued_jobs, store.backlog().queued_audio_s) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "reclaim", [lambda store: store.reclaim_expired(max_losses=3), lambda store: store.reclaim_slot(Runner("gpu0", "new"), max_losses=3)]
+)
+def test_a_lease_without_a_record_does_not_stop_the_reclaiming(
+    store: JobStore, redis: RedisClient, reclaim: Callable[[JobStore], dict[str, JobState]]
+) -> None:
+    jobs = [submit(store) for _ in range(3)]
+    for _ in jobs:
+        claim(store, lease_s=0)
+    redis.delete(f"spillway:job:{jobs[0].id}")
+    assert reclaim(store) == dict.fromkeys((job.id for job in jobs[1:]), JobState.QUEUED)
+    backlog = store.backlog()
+    assert (backlog.running_jobs, backlog.running_audio_s, backlog.queued_audio_s) == (0, 0, 60)
+    assert reclaim(store) == {}

@@ -1,0 +1,91 @@
+"""What can be read of the store: backlog, pages, positions, watching, workers."""
+
+import threading
+import time
+
+import pytest
+
+from core.errors import JobNotFound
+from core.job import JobState, Priority
+from core.job_store import JobStore, WorkerReport
+from core.redis_steps import RedisClient
+from tests.core.jobs import claim, submit
+
+
+def test_the_backlog_counts_clips_not_files(store: JobStore) -> None:
+    submit(store, duration_s=100, clip_start=10, clip_end=30)
+    submit(store, duration_s=50)
+    claim(store)
+    backlog = store.backlog()
+    assert (backlog.queued_jobs, backlog.queued_audio_s, backlog.running_jobs, backlog.running_audio_s) == (1, 50, 1, 20)
+
+
+def test_pages_are_newest_first_and_follow_one_another(store: JobStore) -> None:
+    ids = [submit(store).id for _ in range(5)]
+    first = store.page(limit=2)
+    rest = store.page(limit=10, before=first.next)
+    assert [job.id for job in (*first, *rest)] == [job.id for job in store.page()]
+    assert sorted(job.id for job in (*first, *rest)) == sorted(ids)
+    assert rest.next is None
+    store.cancel(ids[0])
+    assert [job.id for job in store.page(state=JobState.CANCELLED)] == [ids[0]]
+
+
+def test_a_page_of_a_rare_state_reads_so_many_records_and_tells_where_to_go_on(store: JobStore) -> None:
+    ids = [submit(store).id for _ in range(10)]
+    oldest = store.page().jobs[-1].id
+    store.cancel(oldest)
+    found: list[str] = []
+    lengths: list[int] = []
+    cursor: str | None = None
+    while not lengths or cursor:
+        page = store.page(state=JobState.CANCELLED, before=cursor, most_read=4)
+        found += [job.id for job in page]
+        lengths.append(len(page.jobs))
+        cursor = page.next
+    assert (found, lengths) == ([oldest], [0, 0, 1])
+    assert oldest in ids
+
+
+@pytest.mark.parametrize("state", [None, JobState.QUEUED])
+def test_a_full_page_has_a_next_only_if_there_are_more(store: JobStore, state: JobState | None) -> None:
+    for _ in range(3):
+        submit(store)
+    assert store.page(limit=3, state=state).next is None
+    page = store.page(limit=2, state=state)
+    assert page.next == page.jobs[-1].id
+    assert len(store.page(limit=2, state=state, before=page.next).jobs) == 1
+
+
+def test_a_page_behind_a_deleted_job_is_refused_not_begun_again(store: JobStore, redis: RedisClient) -> None:
+    job, _ = submit(store), submit(store)
+    redis.zrem("spillway:jobs", job.id)  # what a page sees that a delete overtakes
+    with pytest.raises(JobNotFound):
+        store.page(before=job.id)
+
+
+def test_a_position_counts_the_jobs_before_it(store: JobStore) -> None:
+    first, second, urgent = submit(store), submit(store), submit(store, priority=Priority.HIGH)
+    assert [store.position(job) for job in (urgent, first, second)] == [0, 1, 2]
+    assert store.position(claim(store)) is None
+
+
+def test_a_watcher_sees_every_state_to_the_end(store: JobStore) -> None:
+    job_id = submit(store).id
+    seen: list[JobState] = []
+    watcher = threading.Thread(target=lambda: seen.extend(job.state for job in store.watch(job_id)))
+    watcher.start()
+    time.sleep(0.1)
+    job = claim(store)
+    time.sleep(0.1)
+    store.succeed(job, result_key="r")
+    watcher.join(timeout=5)
+    assert [state for state, before in zip(seen, [None, *seen], strict=False) if state != before] == ["queued", "running", "succeeded"]
+
+
+def test_a_silent_worker_is_forgotten(store: JobStore) -> None:
+    report = WorkerReport("gpu0", True, "", "cpu", "tiny.en", 0)
+    store.report_worker(report, ttl_s=0.1)
+    assert store.workers() == (report,)
+    time.sleep(0.15)
+    assert store.workers() == ()
