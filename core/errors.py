@@ -18,7 +18,8 @@ SpillwayError
     ├── DiskFull               507
     ├── OutOfMemory            the device's memory does not hold one window
     └── EngineFailed           a stage of the engine broke
-LeaseLost                      not an error to show: another runner owns the job, or its client cancelled it
+LeaseLost                      not an error to show: another runner owns the job
+└── JobCancelled               its client cancelled it
 """
 
 
