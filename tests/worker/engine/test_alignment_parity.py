@@ -1,4 +1,3 @@
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ import pytest
 
 from core.errors import JobCancelled, ModelMissing
 from core.transcript import Timing
+from tests.worker.engine.wav2vec2_models import save_model
 from worker.engine.results import SAMPLE_RATE, Recognition, TimedSentence, TimedWord, Waveform, Window
 
 pytestmark = [pytest.mark.models, pytest.mark.usefixtures("whisperx_imported")]
@@ -58,37 +58,6 @@ def waveform() -> Waveform:
     rng = np.random.default_rng(5)
     loudness = np.repeat(rng.uniform(0.01, 0.5, 300), SAMPLE_RATE // 10)
     return np.asarray(rng.normal(size=len(loudness)) * loudness, dtype=np.float32)
-
-
-def save_model(folder: Path, characters: str, norm: str, *, stable: bool) -> Path:
-    """A small wav2vec2 with random weights and loud logits, so that the best path is best by far."""
-    import torch
-    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
-
-    folder.mkdir()
-    vocabulary = {entry: index for index, entry in enumerate([*characters[:2], "[PAD]", "<unk>", *characters[2:]])}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    special = {"pad_token": "[PAD]", "unk_token": "<unk>", "bos_token": "<unk>", "eos_token": "<unk>", "word_delimiter_token": "|"}
-    tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **special)
-    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(), tokenizer).save_pretrained(folder)
-    torch.manual_seed(3)
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "conv_dim": (32,) * 7}
-    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
-    model = Wav2Vec2ForCTC(
-        Wav2Vec2Config(
-            vocab_size=len(vocabulary),
-            feat_extract_norm=norm,
-            do_stable_layer_norm=stable,
-            conv_bias=stable,
-            pad_token_id=2,
-            **sizes,
-            **positions,
-        )
-    )
-    with torch.no_grad():
-        model.lm_head.weight.mul_(60)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=["group", "layer"])

@@ -13,6 +13,9 @@ from core.job import JobOptions, Stage
 from core.settings import Settings
 from core.transcript import Timing
 from tests.conftest import ROOT
+from tests.worker.engine.wav2vec2_models import save_model
+from worker.engine.aligners import NamedAligner
+from worker.engine.alignment import ForcedAligner
 from worker.engine.engine import Engine
 from worker.engine.load import load_engine
 from worker.work import Work
@@ -97,6 +100,28 @@ def test_the_number_of_speakers_is_heeded_and_a_miss_is_said(engine: Engine, aud
     assert [speaker.label for speaker in one.speakers] == ["SPEAKER_00"]
     many = engine.transcribe(Attempt(audio, num_speakers=7).work)
     assert "speaker_count" in [warning.code for warning in many.warnings]
+
+
+class OneLanguage:
+    """English can be aligned, with a model of random weights: the mechanics, not the times."""
+
+    def __init__(self, folder: Path) -> None:
+        model = save_model(folder, "|abcdefghijklmnopqrstuvwxyz'", "group", stable=False)
+        self._aligner = ForcedAligner.load(model, "en", "cpu")
+
+    def get(self, language: str) -> NamedAligner | None:
+        return NamedAligner("wav2vec2-random", self._aligner) if language == "en" else None
+
+
+def test_where_the_language_has_a_model_words_are_aligned(engine: Engine, audio: bytes, tmp_path: Path) -> None:
+    aligning = Engine(replace(engine._parts, aligners=OneLanguage(tmp_path / "model")), jobs=1)  # type: ignore[arg-type]
+    transcript = aligning.transcribe(Attempt(audio, diarize=False).work)
+    aligning._beside.shutdown()
+    words = [word for segment in transcript.segments for word in segment.words]
+    assert transcript.models.alignment == "wav2vec2-random"
+    assert {word.timing for word in words} == {Timing.ALIGNED}
+    assert all(word.score is not None for word in words)
+    assert [word.start for word in words] == sorted(word.start for word in words)
 
 
 class BrokenDiarizer:
