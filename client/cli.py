@@ -28,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
             return COMMANDS[asked.command](client, asked)
     except SpillwayError as error:
         return _complain(error.message)
+    except BrokenPipeError:  # whoever read us, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it once more at its end
+        return 1
     except OSError as error:
         return _complain(f"{error.filename or ''}: {error.strerror or error}")
     except KeyboardInterrupt:

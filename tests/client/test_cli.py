@@ -107,6 +107,15 @@ def test_ctrl_c_cancels_the_job_and_says_so(recording: str, service: RunningServ
     assert jobs.get(claimed.id).cancel_requested
 
 
+def test_a_reader_that_has_had_enough_is_no_error_to_speak_of(url: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "client", "queue", "--url", url]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.stderr == ""
+
+
 def test_the_command_line_knows_every_option_of_the_service() -> None:
     assert set(OPTIONS) == set(JobOptions.model_fields)
 
