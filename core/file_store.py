@@ -51,9 +51,9 @@ class PartialFile:
         with _full_disk_said():
             self._file.flush()
             os.fsync(self._file.fileno())
-        self._file.close()
-        self._temporary.replace(self._final)
-        _sync_folders(self._final.parent, self._root)
+            self._file.close()
+            self._temporary.replace(self._final)
+            _sync_folders(self._final.parent, self._root)
         return StoredFile(self._key, self.bytes, self._hash.hexdigest())
 
     def discard(self) -> None:

@@ -89,7 +89,9 @@ class Ffmpeg:
         `check` is called about every 0.25 s; what it raises ends ffmpeg and goes on to the caller.
         """
         clip = [*_option("-ss", start_s or None), *_option("-to", end_s)]
-        output = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
+        # Audio that begins late or has gaps keeps its times: they are filled with silence.
+        whole = ["-af", "aresample=async=1:first_pts=0"]
+        output = [*whole, "-map", "0:a:0", "-vn", "-sn", "-dn", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
         most_bytes = math.ceil(most_s * SAMPLE_RATE) * BYTES_PER_SAMPLE
         done = self._run([*clip, *_input(path), *output], timeout_s, most_bytes=most_bytes, check=check)
         if done.code != 0 and not done.output:

@@ -70,7 +70,7 @@ class Settings(BaseModel):
     )
     lease_s: float = Field(60, gt=0, description="A runner that is silent for this long has lost its jobs, in seconds.")
     heartbeat_s: float = Field(15, gt=0, description="How often a runner renews its leases, in seconds.")
-    sweep_period_s: float = Field(1, gt=0, description="How often the dispatcher looks for jobs without a wake-up, in seconds.")
+    sweep_period_s: float = Field(1, gt=0, le=2, description="How often the dispatcher looks for jobs without a wake-up, in seconds.")
     max_losses: int = Field(3, ge=1, description="Runners that a job may lose before it fails as worker_lost.")
     max_failures: int = Field(2, ge=1, description="Times that a stage may break on a job through our fault before it fails.")
     stop_grace_s: float = Field(25, ge=0, description="How long a stopping worker lets nearly finished jobs finish, in seconds.")

@@ -34,7 +34,7 @@ def main() -> None:
     reclaimer = Reclaimer(store, lease_s=settings.lease_s, max_losses=settings.max_losses)
     me = uuid4().hex
     run(
-        (sweeper.step, reclaimer.step),
+        (reclaimer.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
         leads=lambda: store.lead(me, ttl_s=LEADERSHIP_S),
         period_s=settings.sweep_period_s,
         stop=stop,

@@ -59,6 +59,8 @@ def main() -> None:
 
 def _end_process(failed: threading.ExceptHookArgs) -> None:
     """A heartbeat or a batcher that is no more would leave jobs hanging: a new process takes them back at once."""
+    if issubclass(failed.exc_type, SystemExit):
+        return
     name = failed.thread.name if failed.thread else "?"
     logger.critical("thread died", thread=name, exc_info=failed.exc_value)
     os._exit(BROKEN)

@@ -32,7 +32,7 @@ log = logger("worker.runner")
 DECODED = 0.05  # share of a job's progress that decoding is worth
 DECODE_MARGIN = 1.05  # a recording's own time stamps are off by less, …
 DECODE_MARGIN_S = 5.0  # … or by a few packets
-MOST_BROKEN_IN_A_ROW = 4  # two poison jobs with two tries each; more say that the worker is what is broken
+MOST_BROKEN = 2  # different jobs without a success between them; more say that the worker is what is broken
 FULL_DISK_PAUSE_S = 30.0
 RELEASE_PATIENCE_S = 5.0  # for a claim under way, which is one call to Redis
 
@@ -63,7 +63,7 @@ class JobRunner:
         self._files, self._ffmpeg, self._runner = media.files, media.ffmpeg, leases.runner
         self._stopping = threading.Event()
         self._claiming = threading.Lock()
-        self._broken_in_a_row = 0
+        self._broken: set[str] = set()
         self._resume_at = 0.0
 
     def work(self) -> int:
@@ -84,7 +84,8 @@ class JobRunner:
                 self._store.release(held.job)
                 log.info("job released", job_id=held.job.id, stage=held.stage)
             except StoreUnavailable as error:
-                log.warning("job not released: its lease will expire", job_id=held.job.id, reason=str(error))
+                log.warning("jobs not released: their leases will expire", job_id=held.job.id, reason=str(error))
+                break
         if is_alone:
             self._claiming.release()
 
@@ -124,9 +125,9 @@ class JobRunner:
         """One of the two places that may catch everything: whatever breaks, the job gets an answer."""
         job = held.job
         try:
-            outcome = self._commit(held, self._transcribe(self._work(held)))
-            self._broken_in_a_row = 0
-            return outcome
+            ended = self._commit(held, self._transcribe(self._work(held)))
+            self._broken.clear()
+            return ended
         except JobCancelled:
             return patiently(lambda: self._store.end_cancelled(job)) or "lost"
         except LeaseLost:
@@ -141,16 +142,17 @@ class JobRunner:
         except Exception as error:
             log.exception("job broke", job_id=job.id, stage=held.stage)
             failure = _our_failure(error, job, held.stage)
-            outcome = patiently(lambda: self._store.retry(job, failure, max_failures=self._limits.max_failures)) or "lost"
-            self._count_broken()
-            return outcome
+            outcome = patiently(lambda: self._store.retry(job, failure, max_failures=self._limits.max_failures))
+            if outcome:  # a job that was deleted meanwhile may break for that alone
+                self._count_broken(job)
+            return outcome or "lost"
 
-    def _count_broken(self) -> None:
+    def _count_broken(self, job: Job) -> None:
         """A worker that breaks every job must not work through the queue that way."""
-        self._broken_in_a_row += 1
-        if self._broken_in_a_row >= MOST_BROKEN_IN_A_ROW and not self._stopping.is_set():
+        self._broken.add(job.id)
+        if len(self._broken) > MOST_BROKEN and not self._stopping.is_set():
             self.stop_claiming()
-            self._give_up(f"{self._broken_in_a_row} jobs in a row broke here; the log says how")
+            self._give_up(f"{len(self._broken)} jobs in a row broke here; the log says how")
 
     def _work(self, held: Held) -> Work:
         job = held.job

@@ -30,9 +30,11 @@ if before[1] then
   if is_held(before[1], before[2]) then return { before[1], before[2] } end
   return {}
 end
-local held = redis.call('SMEMBERS', ns .. ':slot:' .. slot)
-for _, id in ipairs(held) do
-  if tonumber(job_fields(id, 'losses')[1] or 0) >= suspect_after then return {} end
+local held = {}
+for _, id in ipairs(redis.call('SMEMBERS', ns .. ':slot:' .. slot)) do
+  local losses = job_fields(id, 'losses')[1]
+  if losses and tonumber(losses) >= suspect_after then return {} end
+  if losses then held[#held + 1] = id else redis.call('SREM', ns .. ':slot:' .. slot, id) end
 end
 
 for _, priority in ipairs(PRIORITIES) do

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from core.errors import ModelMissing, SpillwayError
+from core.errors import ModelMissing
 from core.log import logger
 from worker.engine.alignment import ForcedAligner
 from worker.model_files import AlignmentFiles, resolve_alignment
@@ -72,7 +72,8 @@ class Aligners:
 
 
 def _pull_quietly(language: str, pull: Pull) -> None:
+    """Catches everything: proxies, indexes and hubs fail in many ways, and no job depends on this thread."""
     try:
         pull(language)
-    except (SpillwayError, OSError) as error:
+    except Exception as error:
         log.warning("alignment model not brought", language=language, reason=str(error))

@@ -112,7 +112,8 @@ class Engine:
         return heard, diarization.result()
 
     def _recognize(self, waveform: Waveform, windows: tuple[Window, ...], work: Work, timed_by: Timekeeper, progress: Progress) -> Heard:
-        if kept := read_product(HEARD, work, Stage.ASR):
+        kept = read_product(HEARD, work, Stage.ASR)
+        if kept and kept.model == self._parts.asr_name:
             return kept
         options = work.options
         decoding = DecodeOptions(
@@ -127,7 +128,7 @@ class Engine:
                 on_window=lambda done, total: advance(done / total),
                 check=work.check,
             )
-        heard = Heard(language, recognitions)
+        heard = Heard(self._parts.asr_name, language, recognitions)
         work.keep(Stage.ASR, HEARD.dump_json(heard))
         return heard
 

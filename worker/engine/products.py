@@ -16,8 +16,9 @@ Product = TypeVar("Product")
 
 @dataclass(frozen=True)
 class Heard:
-    """The product of ASR."""
+    """The product of ASR, of no use to a worker with another model."""
 
+    model: str
     language: Language
     recognitions: tuple[Recognition, ...]
 
