@@ -33,7 +33,7 @@ class SpillwayClient:
     def __init__(self, base_url: str = DEFAULT_URL, *, timeout_s: float = 30.0) -> None:
         is_local = urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=not is_local)  # no proxy stands before loopback
-        self._timeout_s = timeout_s
+        self._timeout_s, self._base_url = timeout_s, base_url
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +107,7 @@ class SpillwayClient:
         job = self.job(job_id)
         yield job
         timeout = httpx.Timeout(self._timeout_s, read=STREAM_SILENCE_S)
-        with _translated(), self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=timeout) as response:
+        with _translated(self._base_url), self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=timeout) as response:
             if response.is_error:
                 response.read()
                 raise refusal(response)
@@ -119,7 +119,7 @@ class SpillwayClient:
         return cast(dict[str, Any], self._send(method, path, **request).json())
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        with _translated():
+        with _translated(self._base_url):
             response = self._http.request(method, path, **request)
         if not response.is_success:
             raise refusal(response)
@@ -141,11 +141,13 @@ class _WatchedFile(FileIO):
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(base_url: str) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        raise ServiceAway(f"the service does not answer: {error or type(error).__name__}") from error
+        raise ServiceAway(
+            f"the service at {base_url} does not answer ({error or type(error).__name__}): is it up, and is that its address?"
+        ) from error
     except httpx.InvalidURL as error:
         raise ServiceAway(f"not a URL of a service: {error}") from error
 

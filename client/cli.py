@@ -48,6 +48,9 @@ def transcribe(client: SpillwayClient, asked: Namespace) -> int:
     if job.state != "succeeded":
         return _complain(f"job {job.id}: {job.error.message if job.error else job.state}")
     _hand_over(client, job.id, asked.format, asked.output)
+    if asked.format or asked.output or not out.is_terminal:  # on a terminal they stand below the transcript
+        for warning in job.warnings:
+            err.print(f"warning: {warning.message}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -121,7 +124,7 @@ def _cancelled(client: SpillwayClient, job: Job | None) -> int:
     if job is None:
         return _complain("interrupted while sending: if the service had the whole recording, its job is among `spillway jobs`")
     client.cancel(job.id)
-    return _complain(f"interrupted: job {job.id} is cancelled")
+    return _complain(f"interrupted: job {job.id} is being cancelled")
 
 
 def _complain(message: str) -> int:

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from core.languages import is_language
+from core.languages import code_of, is_language
 from core.transcript import Notice
 
 MOST_NESTED = 50  # Redis' own JSON reader, which the steps use, stops at 1000
@@ -69,9 +69,11 @@ class JobOptions(BaseModel):
     @field_validator("language")
     @classmethod
     def _known_language(cls, code: str | None) -> str | None:
-        if code is not None and not is_language(code):
-            raise ValueError(f"unknown language {code!r}: use a code that Whisper knows, such as en, de or zh")
-        return code
+        if code is None or is_language(code.lower()):
+            return code and code.lower()
+        meant = code_of(code)
+        hint = f"did you mean {meant!r}?" if meant else "use a code that Whisper knows, such as en, de or zh"
+        raise ValueError(f"unknown language {code!r}: {hint}")
 
     @field_validator("metadata")
     @classmethod
@@ -88,7 +90,7 @@ class JobOptions(BaseModel):
         if low is not None and high is not None and low > high:
             raise ValueError("min_speakers is greater than max_speakers")
         if self.num_speakers is not None and (low or high):
-            raise ValueError("num_speakers goes without min_speakers and max_speakers")
+            raise ValueError("num_speakers cannot be combined with min_speakers or max_speakers")
         if self.clip_start is not None and self.clip_end is not None and self.clip_start >= self.clip_end:
             raise ValueError("clip_start is not before clip_end")
         return self

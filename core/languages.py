@@ -108,3 +108,8 @@ UNSPACED = frozenset({"ja", "zh", "th", "lo", "my", "yue"})  # written without s
 
 def is_language(code: str) -> bool:
     return code in LANGUAGES
+
+
+def code_of(name: str) -> str | None:
+    """Of a language by its English name."""
+    return next((code for code, english in LANGUAGES.items() if english == name.lower()), None)

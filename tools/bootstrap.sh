@@ -69,6 +69,12 @@ sync_packages() {
   die "the packages could not be installed: uv's words are above"
 }
 
+# The client's command, callable from any folder; the package itself is not installed, so that nothing but the lock is.
+make_command() {
+  printf '#!/bin/sh\nPYTHONPATH="$(dirname "$0")/../.." exec "$(dirname "$0")/python" -m client "$@"\n' >.venv/bin/spillway
+  chmod +x .venv/bin/spillway
+}
+
 digest=$(lock_digest)
 if [ -x .venv/bin/python ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$digest" ]; then exit 0; fi
 started=$(date +%s)
@@ -82,5 +88,6 @@ find_uv
 keep_caches_writable
 make_venv
 sync_packages
+make_command
 echo "$digest" >"$STAMP"
 say "the environment is ready after $(($(date +%s) - started)) s"

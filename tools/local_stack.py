@@ -175,6 +175,7 @@ def up(state_dir: Path) -> int:
         print(f"it already runs (process {holder.pid})")
     else:
         settings = _own_settings()
+        Settings.from_environment(settings)  # a wrong one is said before gigabytes are brought
         pull_models(settings)
         device = settings.get("SPILLWAY_DEVICE", DEFAULTS["SPILLWAY_DEVICE"])
         print(
@@ -185,6 +186,8 @@ def up(state_dir: Path) -> int:
         holder = background.start(command, state_dir, state_dir / "logs" / "up.log")
     if not holder:
         return 1
+    if holder.url != f"http://{LOOPBACK}:{FIRST_PORT}":
+        print(f"for the client: export SPILLWAY_URL={holder.url}")
     print("open without keys, because it listens on this machine's loopback only; `make down` stops it")
     print(holder.url)
     return 0

@@ -13,10 +13,11 @@ class PullFailed(Exception):
 
 
 def pull_models(settings: Mapping[str, str]) -> None:
-    """What the `SPILLWAY_*` settings name, or the demo's small ones where they name none. Raises `PullFailed`."""
+    """The demo's small ones, and the Whisper model that the `SPILLWAY_*` settings name. Raises `PullFailed`."""
     model_dir = Path(settings.get("SPILLWAY_MODEL_DIR", DEFAULTS["SPILLWAY_MODEL_DIR"]))
-    profile = "full" if "SPILLWAY_ASR_MODEL" in settings else "demo"
-    command = [sys.executable, "-m", "worker.model_files", "pull", "--profile", profile, "--model-dir", str(model_dir)]
+    name = settings.get("SPILLWAY_ASR_MODEL", "")
+    named = [name] if name and not name.startswith(("/", ".", "~")) else []  # a folder is there already
+    command = [sys.executable, "-m", "worker.model_files", "pull", "--profile", "demo", "--model-dir", str(model_dir), *named]
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     if status == 130:
         raise KeyboardInterrupt

@@ -17,8 +17,9 @@ def env_example() -> str:
     """Every setting commented out at its default, so that a copy changes nothing until a line is edited."""
     lines = (f"# {field.description}\n#{name}={default_text(field)}\n" for name, field in _settings())
     return (
-        "# Spillway's settings: copy to .env and uncomment what differs. Made by `python -m tools.settings_table --env`.\n\n"
-        + "\n".join(lines)
+        "# Spillway's settings, each at its default: variables of the environment that its processes start in.\n"
+        "# In a copy named .env uncomment what differs, then: set -a; . ./.env; set +a; make up\n"
+        "# Made by `python -m tools.settings_table --env`.\n\n" + "\n".join(lines)
     )
 
 

@@ -103,7 +103,7 @@ def test_ctrl_c_cancels_the_job_and_says_so(recording: str, service: RunningServ
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert said == f"spillway: interrupted: job {claimed.id} is cancelled\n"
+    assert said == f"spillway: interrupted: job {claimed.id} is being cancelled\n"
     assert jobs.get(claimed.id).cancel_requested
 
 

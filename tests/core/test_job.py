@@ -10,9 +10,9 @@ from core.job import Job, JobOptions, JobState
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"language": "english"}, "unknown language 'english'"),
+        ({"language": "English"}, "unknown language 'English': did you mean 'en'"),
         ({"min_speakers": 3, "max_speakers": 2}, "min_speakers is greater"),
-        ({"num_speakers": 2, "max_speakers": 3}, "num_speakers goes without"),
+        ({"num_speakers": 2, "max_speakers": 3}, "cannot be combined"),
         ({"clip_start": 5, "clip_end": 5}, "clip_start is not before"),
         ({"num_speakers": 0}, "greater than or equal to 1"),
         ({"metadata": {"a": "x" * 20_000}}, "larger than 16 kB"),
