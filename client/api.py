@@ -145,9 +145,8 @@ def _translated(base_url: str) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        raise ServiceAway(
-            f"the service at {base_url} does not answer ({error or type(error).__name__}): is it up, and is that its address?"
-        ) from error
+        why = str(error) or type(error).__name__
+        raise ServiceAway(f"the service at {base_url} does not answer ({why}): is it up, and is that its address?") from error
     except httpx.InvalidURL as error:
         raise ServiceAway(f"not a URL of a service: {error}") from error
 

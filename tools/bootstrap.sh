@@ -76,7 +76,10 @@ make_command() {
 }
 
 digest=$(lock_digest)
-if [ -x .venv/bin/python ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$digest" ]; then exit 0; fi
+if [ -x .venv/bin/python ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$digest" ]; then
+  [ -x .venv/bin/spillway ] || make_command
+  exit 0
+fi
 started=$(date +%s)
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || die "the locked packages are for Linux on x86-64; this is $(uname -s) on $(uname -m)"
 [ -d .venv/lib ] || check_disk
