@@ -1,89 +1,19 @@
 """The runner between a real Redis, a real ffmpeg and an engine of the test's own."""
 
-import struct
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from core.errors import DiskFull, InvalidRequest, OutOfMemory, StoreUnavailable
-from core.file_store import LocalFileStore, input_key
-from core.job import Job, JobOptions, JobState, NewJob, Stage
-from core.job_store import JobStore, Runner
-from core.media import Ffmpeg
-from core.redis_steps import connect
-from core.transcript import Models, Notice, Run, Transcript
+from core.job import Job, JobState, Stage
+from core.job_store import JobStore
+from core.transcript import Notice, Transcript
 from tests.conftest import RedisServer, wait_for
-from worker.leases import Leases, Rhythm
-from worker.runner import MOST_BROKEN, JobRunner, Limits, Media
-from worker.stopper import Stopper
-from worker.work import Transcribe, Work
-
-ME = Runner("slot", "boot")
-RHYTHM = Rhythm(lease_s=60, heartbeat_s=15, news_s=0.02)
-
-
-def transcript(work: Work, *warnings: Notice) -> Transcript:
-    return Transcript(
-        language="en", language_probability=None, duration_s=work.duration_s, segments=(), turns=(), speakers=(), warnings=warnings,
-        models=Models(asr="fake", alignment=None, segmentation=None, embedding=None),
-        run=Run(runner="local", attempt=work.attempt, device="cpu", stages_s={}, real_time_factor=1.0),
-    )  # fmt: skip
-
-
-class Box:
-    """A store, a file store and a runner, as the worker's composition root joins them."""
-
-    def __init__(self, redis_url: str, folder: Path, ffmpeg: str) -> None:
-        self.redis = connect(redis_url)
-        self.store = JobStore(self.redis)
-        self.files = LocalFileStore(folder)
-        self.ffmpeg = Ffmpeg(ffmpeg)
-        self.leases = Leases(self.store, ME, RHYTHM, lambda: None)
-        self.reasons: list[str] = []
-        self.leases.start()
-
-    def runner(self, transcribe: Transcribe, *, audio_s: float = 3600) -> JobRunner:
-        limits = Limits(lease_s=60, max_audio_in_flight_s=audio_s, max_failures=2)
-        media = Media(self.files, self.ffmpeg)
-        return JobRunner(transcribe, self.leases, media=media, store=self.store, limits=limits, give_up=self.reasons.append)
-
-    def submit(self, content: bytes | None = None, *, duration_s: float = 1.0, **options: Any) -> Job:
-        job_id = uuid4().hex
-        stored = self.files.write(input_key(job_id), wav(1.0) if content is None else content)
-        job = NewJob(
-            id=job_id, duration_s=duration_s, filename="a.wav", input_key=stored.key, input_bytes=stored.bytes, input_sha256=stored.sha256,
-            options=JobOptions(**options),
-        )  # fmt: skip
-        return self.store.submit(job, max_queued=100)[0]
-
-    def close(self) -> None:
-        self.leases.stop()
-        self.redis.close()
-
-
-@pytest.fixture
-def box(redis_url: str, tmp_path: Path, ffmpeg: str) -> Iterator[Box]:
-    opened = Box(redis_url, tmp_path / "files", ffmpeg)
-    yield opened
-    opened.close()
-
-
-def wav(seconds: float) -> bytes:
-    samples = int(seconds * 16000)
-    header = struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 2 * samples, b"WAVE", b"fmt ", 16, 1, 1, 16000, 32000, 2, 16, b"data", 2 * samples
-    )
-    return header + bytes(2 * samples)
-
-
-def in_thread(act: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=act)
-    thread.start()
-    return thread
+from tests.worker.box import Box, in_thread, transcript, wav
+from worker.runner import MOST_BROKEN
+from worker.work import Work
 
 
 def test_a_job_is_decoded_transcribed_and_committed(box: Box) -> None:
@@ -392,60 +322,3 @@ def test_a_claim_whose_reply_was_lost_gives_the_same_job_again(box: Box) -> None
     box.store = LosingStore(box.redis)
     assert box.runner(transcript).work() == 2
     assert {box.store.get(job.id).attempt for job in (first, second)} == {1}
-
-
-class Stopping:
-    """A worker with one job that ends when it is told to, and a stopper that does not end this process."""
-
-    def __init__(self, box: Box, grace_s: float) -> None:
-        self.go, self.started, self.ended = threading.Event(), threading.Event(), threading.Event()
-        self.status: int | None = None
-        self.job = box.submit()
-        runner = box.runner(self.transcribe)
-        self.thread = in_thread(runner.work)
-        self.stopper = Stopper(runner, box.leases, grace_s, self.end)
-        assert self.started.wait(5)
-
-    def transcribe(self, work: Work) -> Transcript:
-        self.started.set()
-        assert self.go.wait(10)
-        return transcript(work)
-
-    def end(self, status: int) -> None:
-        self.status = status
-        self.ended.set()
-
-    def close(self) -> None:
-        self.go.set()
-        self.thread.join()
-
-
-def test_a_stopping_worker_lets_what_is_nearly_done_finish(box: Box) -> None:
-    stopping = Stopping(box, grace_s=10)
-    stopping.stopper.stop()
-    stopping.go.set()
-    assert stopping.ended.wait(5)
-    assert (stopping.status, box.store.get(stopping.job.id).state) == (0, JobState.SUCCEEDED)
-    stopping.close()
-
-
-def test_a_second_signal_hands_back_at_once(box: Box) -> None:
-    stopping = Stopping(box, grace_s=60)
-    stopping.stopper.stop()
-    assert not stopping.ended.wait(0.3)
-    stopping.stopper.stop()
-    assert stopping.ended.wait(5)
-    back = box.store.get(stopping.job.id)
-    assert (back.state, back.losses) == (JobState.QUEUED, 0)
-    stopping.close()
-
-
-def test_a_worker_stops_although_redis_is_away(redis_server: RedisServer, tmp_path: Path, ffmpeg: str) -> None:
-    box = Box(redis_server.url, tmp_path / "files", ffmpeg)
-    stopping = Stopping(box, grace_s=0)
-    redis_server.stop()
-    stopping.stopper.stop()
-    assert stopping.ended.wait(30)
-    redis_server.start()
-    stopping.close()
-    box.close()

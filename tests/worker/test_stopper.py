@@ -1,0 +1,68 @@
+"""How the worker ends."""
+
+import threading
+from pathlib import Path
+
+from core.job import JobState
+from core.transcript import Transcript
+from tests.conftest import RedisServer
+from tests.worker.box import Box, in_thread, transcript
+from worker.stopper import Stopper
+from worker.work import Work
+
+
+class Stopping:
+    """A worker with one job that ends when it is told to, and a stopper that does not end this process."""
+
+    def __init__(self, box: Box, grace_s: float) -> None:
+        self.go, self.started, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.status: int | None = None
+        self.job = box.submit()
+        runner = box.runner(self.transcribe)
+        self.thread = in_thread(runner.work)
+        self.stopper = Stopper(runner, box.leases, grace_s, self.end)
+        assert self.started.wait(5)
+
+    def transcribe(self, work: Work) -> Transcript:
+        self.started.set()
+        assert self.go.wait(10)
+        return transcript(work)
+
+    def end(self, status: int) -> None:
+        self.status = status
+        self.ended.set()
+
+    def close(self) -> None:
+        self.go.set()
+        self.thread.join()
+
+
+def test_a_stopping_worker_lets_what_is_nearly_done_finish(box: Box) -> None:
+    stopping = Stopping(box, grace_s=10)
+    stopping.stopper.stop()
+    stopping.go.set()
+    assert stopping.ended.wait(5)
+    assert (stopping.status, box.store.get(stopping.job.id).state) == (0, JobState.SUCCEEDED)
+    stopping.close()
+
+
+def test_a_second_signal_hands_back_at_once(box: Box) -> None:
+    stopping = Stopping(box, grace_s=60)
+    stopping.stopper.stop()
+    assert not stopping.ended.wait(0.3)
+    stopping.stopper.stop()
+    assert stopping.ended.wait(5)
+    back = box.store.get(stopping.job.id)
+    assert (back.state, back.losses) == (JobState.QUEUED, 0)
+    stopping.close()
+
+
+def test_a_worker_stops_although_redis_is_away(redis_server: RedisServer, tmp_path: Path, ffmpeg: str) -> None:
+    box = Box(redis_server.url, tmp_path / "files", ffmpeg)
+    stopping = Stopping(box, grace_s=0)
+    redis_server.stop()
+    stopping.stopper.stop()
+    assert stopping.ended.wait(30)
+    redis_server.start()
+    stopping.close()
+    box.close()
