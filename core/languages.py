@@ -103,8 +103,6 @@ LANGUAGES = {
     "yue": "cantonese",
 }
 
-UNSPACED = frozenset({"ja", "zh", "th", "lo", "my", "yue"})  # written without spaces between words
-
 
 def is_language(code: str) -> bool:
     return code in LANGUAGES

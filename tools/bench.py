@@ -79,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--asr-model", default=DEFAULTS["SPILLWAY_ASR_MODEL"])
     parser.add_argument("--model-dir", type=Path, default=Path(DEFAULTS["SPILLWAY_MODEL_DIR"]))
+    parser.add_argument("--cpu-threads", type=int, default=0, help="as SPILLWAY_CPU_THREADS")
     parser.add_argument("--batch-size", type=int, default=16)
     return parser.parse_args()
 
@@ -91,6 +92,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         asr_batch_size=given.batch_size,
         ffmpeg=ffmpeg(),
         pull_on_first_use=False,
+        cpu_threads=given.cpu_threads,
     )
 
 

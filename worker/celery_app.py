@@ -22,7 +22,7 @@ from worker.engine.load import load_engine
 from worker.leases import Leases, Rhythm
 from worker.patience import patiently
 from worker.presence import Presence
-from worker.runner import JobRunner, Limits, Media
+from worker.runner import JobRunner, Limits, Recordings
 from worker.stopper import Stopper
 from worker.work import Transcribe
 
@@ -43,7 +43,7 @@ def main() -> None:
     presence = Presence(store, _about(settings, me), heartbeat_s=settings.heartbeat_s)
     leases = Leases(store, me, Rhythm(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s), presence.beat)
     leases.start()
-    media = Media(LocalFileStore(settings.file_store_dir), Ffmpeg(settings.ffmpeg))
+    media = Recordings(LocalFileStore(settings.file_store_dir), Ffmpeg(settings.ffmpeg))
     transcribe = _fit(settings, media, presence)
     limits = Limits(settings.lease_s, settings.max_audio_in_flight_s, settings.max_failures)
 
@@ -79,7 +79,7 @@ def _about(settings: Settings, me: Runner) -> WorkerReport:
     return WorkerReport(me.slot, False, "loading models", settings.device, settings.asr_model)
 
 
-def _fit(settings: Settings, media: Media, presence: Presence) -> Transcribe:
+def _fit(settings: Settings, media: Recordings, presence: Presence) -> Transcribe:
     """An unfit worker takes no jobs: it says why, in its report and in the log, and ends."""
     patiently(presence.beat)
     begun = monotonic()

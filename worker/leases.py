@@ -1,8 +1,7 @@
 """The jobs that this worker holds, and the thread that keeps them its own."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -68,16 +67,16 @@ class Leases:
         self._stop.set()
         self._thread.join()
 
-    @contextmanager
-    def holding(self, job: Job) -> Iterator[Held]:
+    def hold(self, job: Job) -> Held:
+        """To be let go of with `drop`, however the attempt ends."""
         held = Held(job)
         with self._lock:
             self._held.append(held)
-        try:
-            yield held
-        finally:
-            with self._lock:
-                self._held.remove(held)
+        return held
+
+    def drop(self, held: Held) -> None:
+        with self._lock:
+            self._held.remove(held)
 
     def in_flight(self) -> tuple[Held, ...]:
         with self._lock:

@@ -45,7 +45,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Media:
+class Recordings:
     """Where recordings are, and what decodes them."""
 
     files: LocalFileStore
@@ -56,7 +56,7 @@ class JobRunner:
     """Safe to be called from as many threads as jobs may be in flight."""
 
     def __init__(
-        self, transcribe: Transcribe, leases: Leases, *, media: Media, store: JobStore, limits: Limits, give_up: Callable[[str], None]
+        self, transcribe: Transcribe, leases: Leases, *, media: Recordings, store: JobStore, limits: Limits, give_up: Callable[[str], None]
     ) -> None:
         """`give_up` is told why when this worker breaks every job that it touches."""
         self._transcribe, self._leases, self._store, self._limits, self._give_up = transcribe, leases, store, limits, give_up
@@ -95,12 +95,11 @@ class JobRunner:
             job = self._claim() if self._may_claim() else None
             if job is None:
                 return False
-            holding = self._leases.holding(job)
-            held = holding.__enter__()
+            held = self._leases.hold(job)
         try:
             self._run(held)
         finally:
-            holding.__exit__(None, None, None)
+            self._leases.drop(held)
         return True
 
     def _may_claim(self) -> bool:
@@ -122,7 +121,7 @@ class JobRunner:
         log.info("job ended", job_id=job.id, attempt=job.attempt, outcome=outcome, seconds=round(monotonic() - started, 2))
 
     def _attempt(self, held: Held) -> str:
-        """One of the two places that may catch everything: whatever breaks, the job gets an answer."""
+        """Catches everything: whatever breaks, the job gets an answer."""
         job = held.job
         try:
             ended = self._commit(held, self._transcribe(self._work(held)))

@@ -14,7 +14,7 @@ from core.media import Ffmpeg
 from core.redis_steps import connect
 from core.transcript import Models, Notice, Run, Transcript
 from worker.leases import Leases, Rhythm
-from worker.runner import JobRunner, Limits, Media
+from worker.runner import JobRunner, Limits, Recordings
 from worker.work import Transcribe, Work
 
 ME = Runner("slot", "boot")
@@ -43,7 +43,7 @@ class Box:
 
     def runner(self, transcribe: Transcribe, *, audio_s: float = 3600) -> JobRunner:
         limits = Limits(lease_s=60, max_audio_in_flight_s=audio_s, max_failures=2)
-        media = Media(self.files, self.ffmpeg)
+        media = Recordings(self.files, self.ffmpeg)
         return JobRunner(transcribe, self.leases, media=media, store=self.store, limits=limits, give_up=self.reasons.append)
 
     def submit(self, content: bytes | None = None, *, duration_s: float = 1.0, **options: Any) -> Job:

@@ -95,7 +95,7 @@ class Engine:
     def _listen(
         self, waveform: Waveform, windows: tuple[Window, ...], work: Work, timed_by: Timekeeper, progress: Progress
     ) -> tuple[Heard, Spoken]:
-        """ASR here, diarization beside it; when one ends by raising, the other is stopped."""
+        """ASR here, diarization beside it, which is stopped when ASR ends by raising; the other way round ASR is kept for the retry."""
         if not (work.options.diarize and windows):
             return self._recognize(waveform, windows, work, timed_by, progress), Spoken()
         stop = _Stop(work)

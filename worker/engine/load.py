@@ -58,7 +58,8 @@ class Threads:
 
 def _threads(settings: Settings) -> Threads:
     """Half the cores for each of what runs side by side. OpenMP's threads spin while they wait, so that more of them than cores
-    are slower: on two cores the sample took 11 s with one and one, 24 to 36 s with two and two (samples/dialogue.flac, base, int8).
+    are slower: on two cores the engine alone took 11 s for samples/dialogue.flac (base, int8) with one and one, 24 to 36 s with two
+    and two. `make bench ARGS='--repeat 1 --cpu-threads 4'` gives each two.
     """
     cores = settings.cpu_threads or os.cpu_count() or 1
     torch_threads = max(1, cores // 2)
@@ -66,7 +67,8 @@ def _threads(settings: Settings) -> Threads:
 
 
 def _segmentation_batch(settings: Settings) -> int:
-    """On a CPU larger batches only leave the cache: 26 windows took 11.1 s in one batch, 3.5 s in batches of 8 (two threads)."""
+    """On a CPU larger batches only leave the cache: the segmentation model alone, called on 26 windows of 10 s with two threads, took
+    11.1 s in one batch and 3.5 s in batches of 8."""
     return min(settings.segmentation_batch_size, CPU_SEGMENTATION_BATCH) if settings.device == "cpu" else settings.segmentation_batch_size
 
 
