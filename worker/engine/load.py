@@ -58,8 +58,8 @@ class Threads:
 
 def _threads(settings: Settings) -> Threads:
     """Half the cores for each of what runs side by side. OpenMP's threads spin while they wait, so that more of them than cores
-    are slower: on two cores the engine alone took 11 s for samples/dialogue.flac (base, int8) with one and one, 24 to 36 s with two
-    and two. `make bench ARGS='--repeat 1 --cpu-threads 4'` gives each two.
+    are slower: on two cores samples/dialogue.flac (base, int8) took 11.6 s with one and one and 19.7 s with two and two, by
+    `make bench ARGS='--repeat 1'` and `make bench ARGS='--repeat 1 --cpu-threads 4'`; on a busy machine up to 36 s.
     """
     cores = settings.cpu_threads or os.cpu_count() or 1
     torch_threads = max(1, cores // 2)
