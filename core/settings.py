@@ -25,8 +25,17 @@ class Settings(BaseModel):
     ffmpeg: str = Field("ffmpeg", description="The ffmpeg program: a name on PATH or a path.")
 
     # The service
-    host: str = Field("127.0.0.1", description="Address the service listens on; only loopback until API keys are set up.")
+    host: str = Field("127.0.0.1", description="Address the service listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port the service listens on.")
+    access: Literal["keys", "open"] = Field(
+        "keys", description="`keys`: every call needs an API key; `open`: none does, and only this machine may call."
+    )
+    api_key_secret: str | None = Field(
+        None, repr=False, min_length=32, description="What API keys are hashed with; `python -m service.init` makes one."
+    )
+    first_api_key: str | None = Field(
+        None, repr=False, description="An admin key that is good from the start; `python -m service.init` makes one."
+    )
     service_threads: int = Field(64, ge=4, le=1024, description="Threads of the service: requests served at once.")
     event_streams_max: int = Field(
         48, ge=1, le=1000, description="Event streams open at once; kept below the threads so that probes answer."
@@ -42,6 +51,7 @@ class Settings(BaseModel):
     align_languages: tuple[str, ...] = Field(
         ("en",), description="Languages whose forced alignment model is pulled ahead of the first use."
     )
+    pull_at_start: bool = Field(True, description="Bring the models that are missing when a worker starts; jobs wait meanwhile.")
     pull_on_first_use: bool = Field(
         True, description="Bring the alignment model of a language when a job first needs it; until it is there, times are by attention."
     )
@@ -49,6 +59,10 @@ class Settings(BaseModel):
 
     # The engine
     device: Literal["cuda", "cpu"] = Field("cuda", description="`cuda`, or `cpu` by your own choice: a GPU worker never falls back to it.")
+    gpu_stack: Literal["auto", "cu118", "none"] = Field(
+        "auto",
+        description="CUDA libraries that must be there: `cu118` torch's own, `auto` what torch brings; `none` was built without, and refuses a GPU.",
+    )
     device_index: int = Field(0, ge=0, description="Which GPU, counted from 0.")
     compute_type: str = Field("auto", description="CTranslate2 compute type; `auto` is float16 on cuda, int8 on cpu.")
     cpu_threads: int = Field(0, ge=0, description="Threads of the engine on cpu; 0 is one per core.")
@@ -74,6 +88,10 @@ class Settings(BaseModel):
     max_losses: int = Field(3, ge=1, description="Runners that a job may lose before it fails as worker_lost.")
     max_failures: int = Field(2, ge=1, description="Times that a stage may break on a job through our fault before it fails.")
     stop_grace_s: float = Field(25, ge=0, description="How long a stopping worker lets nearly finished jobs finish, in seconds.")
+
+    # Modal
+    modal_token_id: str | None = Field(None, description="Modal token's id, for bursts.")
+    modal_token_secret: str | None = Field(None, repr=False, description="Modal token's secret.")
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")

@@ -24,10 +24,12 @@ PROGRAMS = (
     Program("dispatcher", (sys.executable, "-m", "dispatcher")),
 )
 DEFAULTS = {
+    "SPILLWAY_ACCESS": "open",
     "SPILLWAY_DEVICE": "cpu",
     "SPILLWAY_ASR_MODEL": "faster-whisper-base",
     "SPILLWAY_MODEL_DIR": str(ROOT / ".local" / "models"),
-    "SPILLWAY_PULL_ON_FIRST_USE": "false",  # a demo downloads no more than it said
+    "SPILLWAY_PULL_AT_START": "false",  # a demo downloads no more than it said
+    "SPILLWAY_PULL_ON_FIRST_USE": "false",
     "SPILLWAY_WORKER_SLOT": "local",
     "SPILLWAY_STOP_GRACE_S": "5",
     "SPILLWAY_LOG_FORMAT": "console",
