@@ -168,7 +168,7 @@ def test_what_may_trouble_later_is_a_warning_and_stops_nothing(box: FakeBox, che
 
 FINE = {
     "the driver's least version": ({"driver": "525.60.13"}, "driver", "525.60.13"),
-    "a Hopper card": ({"cards": ("9.0, Disabled, 81559, 81000, NVIDIA H100 80GB HBM3",)}, "gpu", "79.6 GB"),
+    "a Hopper card": ({"cards": ("9.0, Disabled, 81559, 81079, NVIDIA H100 80GB HBM3",)}, "gpu", "79.6 GB"),
     "a name with commas": (
         {"cards": ("7.5, [N/A], 15360, 15000, Quadro, of 2018, T4",)},
         "gpu",
