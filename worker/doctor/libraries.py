@@ -113,7 +113,7 @@ def _remedy(error: str) -> str:
     culprit = error.split("Error: ")[-1].partition(":")[0].strip()
     if NOT_THERE in error:
         return _bring(Path(culprit).name)
-    if "/" in culprit:
+    if Path(culprit).is_file():
         return f"{culprit} is no library that can be loaded, or not of the set beside it: take it away, and keep torch's own"
     return _torch_again()
 

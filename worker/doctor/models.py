@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+import httpx
+from huggingface_hub import hf_hub_url
 
 from core.errors import ModelMissing
 from core.settings import Settings
@@ -15,14 +15,20 @@ from worker.model_catalog import HubSource, Model
 from worker.model_files import resolve_asr
 from worker.model_lock import expected_files, fault, pull_command
 
+DIARIZATION = ("auto", "campplus", *catalog.PIPELINE.aliases)
 HUB_TIMEOUT_S = 10.0
+REFUSALS = (401, 403)  # a token that is none, one without access
 
 
 def model_findings(settings: Settings, occasion: Occasion) -> Iterator[Finding]:
     yield _asr(settings, occasion)
+    yield _alignment(settings, occasion)
+    if settings.diarization_model not in DIARIZATION:
+        remedy = f"set SPILLWAY_DIARIZATION_MODEL to one of {', '.join(DIARIZATION)}"
+        yield Finding("diarization models", Verdict.WRONG, f"{settings.diarization_model!r} is not known", remedy)
+        return
     diarization = catalog.PYANNOTE_DIARIZATION if _takes_pyannote(settings) else catalog.UNGATED_DIARIZATION
     yield _finding("diarization models", diarization, settings, occasion)
-    yield _alignment(settings, occasion)
 
 
 def gated_access_finding(settings: Settings, *, hub: str | None = None) -> Finding:
@@ -107,13 +113,20 @@ def _refusal(check: str, source: HubSource, settings: Settings, hub: str | None)
     if not settings.hf_token:
         return Finding(check, Verdict.WRONG, f"{source.repository} is gated, and there is no SPILLWAY_HF_TOKEN", remedy)
     url = hf_hub_url(source.repository, source.patterns[0], revision=source.revision, endpoint=hub)
-    try:
-        get_hf_file_metadata(url, token=settings.hf_token, timeout=HUB_TIMEOUT_S)
-    except (GatedRepoError, RepositoryNotFoundError):
+    status = _answer(url, settings.hf_token)
+    if status in REFUSALS:
         return Finding(check, Verdict.WRONG, f"SPILLWAY_HF_TOKEN has no access to {source.repository}", remedy)
-    except OSError as error:  # requests' exceptions, which huggingface_hub lets through
-        found = f"the hub does not answer ({type(error).__name__}): access to {source.repository} could not be asked"
+    if status != httpx.codes.OK:
+        found = f"the hub answers {status}: access to {source.repository} could not be asked"
         return Finding(
             check, Verdict.WARNING, found, "check the network and the proxy, or copy the model folder from a machine that has it"
         )
     return None
+
+
+def _answer(url: str, token: str) -> int | str:
+    """The status, or the kind of failure that came in its place."""
+    try:
+        return httpx.head(url, headers={"Authorization": f"Bearer {token}"}, follow_redirects=True, timeout=HUB_TIMEOUT_S).status_code
+    except httpx.HTTPError as error:
+        return f"with {type(error).__name__}"

@@ -3,8 +3,7 @@
 import os
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -67,7 +66,7 @@ def package_findings(settings: Settings, folder: Path = REQUIREMENTS) -> Iterato
     except (OSError, InvalidRequirement) as error:
         yield _wrong(f"the lock cannot be read: {error}", f"put the checkout's requirements/ into {folder.parent}")
         return
-    present = _present()
+    present = _present(pins)
     missing = {name: pin for name, pin in pins.items() if name not in present}
     deviations = [*_deviations(pins, present, settings), *_twice(pins, present), *([_missing(missing)] if missing else [])]
     yield from deviations or [Finding("packages", Verdict.OK, f"{len(pins)} packages as locked")]
@@ -90,13 +89,14 @@ def _pins(lock: Path) -> dict[str, Version]:
     }
 
 
-def _present() -> Mapping[str, list[_Present]]:
-    """What Python would import comes first."""
-    found: dict[str, list[_Present]] = defaultdict(list)
+def _present(names: Collection[str]) -> Mapping[str, list[_Present]]:
+    """What Python would import, and what lies beside it in the same folder; setuptools, imported, adds a folder of older copies."""
+    found: dict[str, list[_Present]] = {}
     for distribution in distributions():
-        told = distribution.metadata  # parsed at every look
-        if told["Name"]:  # else it is what an uninstall left behind
-            found[canonicalize_name(told["Name"])].append(_Present(Version(told["Version"]), Path(str(distribution.locate_file("")))))
+        told, folder = distribution.metadata, Path(str(distribution.locate_file("")))  # metadata is parsed at every look
+        name = canonicalize_name(told["Name"] or "")  # none in what an uninstall left behind
+        if name in names and all(copy.folder == folder for copy in found.get(name, [])):
+            found.setdefault(name, []).append(_Present(Version(told["Version"]), folder))
     return found
 
 
@@ -126,11 +126,11 @@ def _twice(pins: Mapping[str, Version], present: Mapping[str, list[_Present]]) -
     for name in pins:
         copies = present.get(name, [])
         if len({copy.version for copy in copies}) > 1:
-            places = " and ".join(f"{copy.version} in {copy.folder}" for copy in copies)
+            versions = " and ".join(sorted(str(copy.version) for copy in copies))
             remedy = (
                 f"remove what is too much (`pip uninstall {name}` until none is left), then `pip install --no-deps {name}=={pins[name]}`"
             )
-            yield _wrong(f"{name} is there in more than one version: {places}", f"{remedy}; for an image, build it again")
+            yield _wrong(f"{copies[0].folder} holds {name} in more than one version: {versions}", f"{remedy}; for an image, build it again")
 
 
 def _missing(missing: Mapping[str, Version]) -> Finding:
