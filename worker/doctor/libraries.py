@@ -59,7 +59,8 @@ def _torch(answer: Answer) -> Finding:
 
 def _ctranslate2(answer: Answer) -> Finding:
     if answer.error:
-        return Finding(NAMES["ctranslate2"], Verdict.WRONG, f"cannot be imported: {answer.error}", _remedy(answer.error))
+        remedy = "install it again as requirements/worker.txt has it, or build the image again; mend the lines of torch and packages first"
+        return Finding(NAMES["ctranslate2"], Verdict.WRONG, f"cannot be imported: {answer.error}", remedy)
     return Finding(NAMES["ctranslate2"], Verdict.OK, str(answer.value["version"]))
 
 
@@ -151,6 +152,6 @@ def _keep_one() -> str:
 
 def _torch_again() -> str:
     return (
-        "install torch again, whole: for an image, build it with GPU_STACK=cu118; in a checkout `rm .venv/spillway-lock && make setup`, "
-        f"then {export()}"
+        "install torch again, whole: for an image, build it with GPU_STACK=cu118; in a checkout `rm .venv/spillway-lock && make setup`; "
+        "then ask the doctor again for the path to export"
     )

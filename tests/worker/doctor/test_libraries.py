@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from core.settings import Settings
+from tests.conftest import ROOT
 from tests.worker.doctor.environments import SITE, Doctored, doctor, environment, linked_deeply
 from worker.doctor.examine import examine
 from worker.doctor.findings import Finding, Verdict
@@ -89,7 +92,10 @@ def test_a_file_that_cannot_be_loaded_is_named_and_hides_nothing(tmp_path: Path,
 
 def test_without_cublas_nothing_of_torch_works_and_the_line_says_so(tmp_path: Path, ffmpeg: str) -> None:
     python, site = environment(tmp_path / "venv", without=["nvidia", "torch"])
-    linked_deeply(SITE / "torch", site / "torch")
+    linked_deeply(SITE / "torch" / "lib", site / "torch" / "lib")
+    for part in (SITE / "torch").iterdir():
+        if part.name != "lib":
+            (site / "torch" / part.name).symlink_to(part)
     for package in (SITE / "nvidia").glob("*/lib"):
         if package.parent.name != "cublas":
             linked_deeply(package, site / package.relative_to(SITE))
@@ -99,6 +105,22 @@ def test_without_cublas_nothing_of_torch_works_and_the_line_says_so(tmp_path: Pa
     assert "install torch again" in doctored.of("libcublas.so.11").remedy
     assert "cannot be imported: libcublas.so" in doctored.of("torch").found
     assert "install torch again" in doctored.of("torch").remedy
+
+
+@pytest.mark.parametrize(
+    ("folder", "others"), [("torch/lib", ()), ("nvidia/cudnn/lib", ("nvidia/cublas/lib",))], ids=["cu118's wheel", "PyPI's wheel"]
+)
+def test_the_path_to_export_is_that_of_the_wheel_which_is_there(folder: str, others: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    (tmp_path / "torch" / "__init__.py").touch()
+    for name, place in ((OPS, folder), (CNN, folder), ("libcublas.so.11", *(others or (folder,)))):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / name).touch()
+    command = [sys.executable, "-c", "from worker.doctor.libraries import export; print(export())"]
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    said = subprocess.run(command, env={"PYTHONPATH": path, "LD_LIBRARY_PATH": "/cuda"}, capture_output=True, text=True, check=True).stdout
+    folders = [*sorted(str(tmp_path / place) for place in (folder, *others)), "/cuda"]
+    assert said == f"`export LD_LIBRARY_PATH={':'.join(folders)}` before the process starts\n"
 
 
 def test_an_image_with_a_library_missing_does_not_pass_its_build(ffmpeg: str) -> None:
