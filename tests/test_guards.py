@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 READERS = {
     "core/settings.py",
     "client/cli.py",  # stands alone: SPILLWAY_URL says where the service is
+    "worker/doctor/cudnn_sets.py",  # the loader's own LD_LIBRARY_PATH
     "worker/model_files.py",  # pip's and uv's own variables name the package index
     "worker/model_pull.py",
 }

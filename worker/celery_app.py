@@ -18,6 +18,7 @@ from core.job_store import JobStore, Runner, WorkerReport
 from core.media import Ffmpeg
 from core.redis_steps import connect
 from core.settings import Settings
+from worker.doctor.fitness import reason_unfit
 from worker.engine.load import load_engine
 from worker.leases import Leases, Rhythm
 from worker.patience import patiently
@@ -82,6 +83,9 @@ def _about(settings: Settings, me: Runner) -> WorkerReport:
 def _fit(settings: Settings, media: Recordings, presence: Presence) -> Transcribe:
     """An unfit worker takes no jobs: it says why, in its report and in the log, and ends."""
     patiently(presence.beat)
+    if unfit := reason_unfit(settings):
+        presence.is_unfit(unfit)
+        sys.exit(1)
     begun = monotonic()
     try:
         ffmpeg = media.ffmpeg.version()

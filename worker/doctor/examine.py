@@ -1,0 +1,45 @@
+"""Everything that is checked, in the order of the table."""
+
+from collections.abc import Iterator
+
+from core.media import Ffmpeg
+from core.settings import Settings
+from worker.doctor.findings import Finding, Verdict
+from worker.doctor.libraries import QUESTIONS, library_findings, unasked_finding, why_not_asked
+from worker.doctor.models import gated_access_finding, model_findings
+from worker.doctor.occasion import Occasion
+from worker.doctor.packages import glibc_finding, package_findings, python_finding
+from worker.doctor.probing import probe
+from worker.doctor.services import file_store_finding, modal_finding, redis_findings
+from worker.doctor.tools import ffmpeg_findings
+
+NOT_AT_BUILD = (
+    "Whisper model", "diarization models", "alignment models", "gated models", "Redis", "Redis durability", "Redis eviction",
+    "file store", "Modal token",
+)  # fmt: skip
+
+
+def examine(settings: Settings, occasion: Occasion) -> Iterator[Finding]:
+    yield python_finding()
+    yield glibc_finding()
+    yield from package_findings(settings)
+    yield from _gpu(settings, occasion)
+    yield from ffmpeg_findings(Ffmpeg(settings.ffmpeg))
+    if occasion is Occasion.BUILD:
+        yield from (Finding(check, Verdict.NOT_CHECKED, "known when it runs, not while the image is built") for check in NOT_AT_BUILD)
+        return
+    yield from model_findings(settings, occasion)
+    if occasion is Occasion.BY_HAND:
+        yield gated_access_finding(settings)
+    yield from redis_findings(settings)
+    yield file_store_finding(settings)
+    yield modal_finding(settings)
+
+
+def _gpu(settings: Settings, occasion: Occasion) -> Iterator[Finding]:
+    if why_not_asked(settings):
+        yield unasked_finding(settings, occasion)
+        return
+    answers = probe(QUESTIONS)
+    yield from library_findings(settings, answers)
+    # The driver, the GPU and its memory follow here, by what torch was built for: answers["torch"].value.get("archs", ()).
