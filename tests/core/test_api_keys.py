@@ -135,7 +135,8 @@ def test_a_revoked_first_key_stays_revoked_when_the_service_starts_again(redis: 
     keys = with_first(redis)
     if was_used:
         keys.verify(FIRST.text)
-    keys.revoke(FIRST.id)
+    revoked_at = keys.revoke(FIRST.id).revoked_at
+    assert [record.revoked_at for record in with_first(redis).records()] == [revoked_at]
     with pytest.raises(Unauthorized, match="was revoked"):
         with_first(redis).verify(FIRST.text)
 

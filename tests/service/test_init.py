@@ -116,6 +116,17 @@ def test_a_run_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     assert "can write to, on a disk with room" in done.stderr
 
 
+def test_a_file_that_another_run_made_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "api_key"
+
+    def overtaken() -> str:
+        path.write_text("theirs")
+        return "ours"
+
+    assert not init._once(path, overtaken)
+    assert contents(tmp_path) == {"api_key": "theirs"}
+
+
 def test_two_runs_at_once_agree(tmp_path: Path) -> None:
     runs = [threading.Thread(target=init.fill, args=(tmp_path, "redis:6379")) for _ in range(8)]
     for each in runs:

@@ -76,7 +76,7 @@ def test_a_stranger_who_sends_on_and_on_reads_why(service: RunningService) -> No
 
 
 def test_strangers_who_announce_a_body_and_stall_hold_nobody_up(service: RunningService) -> None:
-    announced = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    announced = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n"
     strangers = [socket.create_connection(("127.0.0.1", port_of(service))) for _ in range(4)]
     for stranger in strangers:
         stranger.sendall(announced)
