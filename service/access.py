@@ -58,8 +58,6 @@ def is_loopback(host: str) -> bool:
 
 
 def _admit() -> None:
-    # A refusal reads no body, and one that is left unread must not hold up the others: edge.py hangs up.
-    g.is_upload_unread = bool(request.content_length) or "Transfer-Encoding" in request.headers
     keys = given().keys
     if keys is None:
         _refuse_foreigners()
@@ -68,7 +66,6 @@ def _admit() -> None:
         g.caller = _holder_of_key(keys)
         if route in ADMINS and not caller().is_admin:
             raise Forbidden(f"{route} needs an API key of scope {Scope.ADMIN}; {ASK_FOR_ONE} --scope {Scope.ADMIN}")
-    g.is_upload_unread = False
 
 
 def _holder_of_key(keys: ApiKeys) -> Caller:

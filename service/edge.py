@@ -40,15 +40,12 @@ def _finish(response: Response) -> Response:
         response.headers["Content-Security-Policy"] = DOCS_POLICY
     _log_when_sent(response)
     if g.get("is_upload_unread") and (connection := request.environ.get("gunicorn.socket")) is not None:
-        response.call_on_close(partial(_hang_up, connection))
+        response.call_on_close(partial(hang_up, connection))
     return response
 
 
-def _hang_up(connection: socket.socket) -> None:
-    """Takes for a moment what a refused client still sends, so that it reads our answer and no reset, and ends the connection.
-
-    gunicorn 27 does this on its main thread (gthread.finish_request → util.close_graceful): a stalled client would stop all others.
-    """
+def hang_up(connection: socket.socket) -> None:
+    """Takes for a moment what a client still sends, so that it reads our answer and no reset, and ends the connection."""
     deadline = monotonic() + LINGER_S
     with suppress(OSError):
         connection.shutdown(socket.SHUT_WR)
