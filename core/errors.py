@@ -6,6 +6,8 @@ SpillwayError
 │   │   └── UnknownOption
 │   ├── InvalidMedia           415, 422: no audio in it, or not decodable
 │   ├── TooLarge               413
+│   ├── Unauthorized           401: no API key, or none that is good
+│   ├── Forbidden              403: the key's scope is not enough
 │   ├── JobNotFound            404
 │   ├── TranscriptNotReady     409
 │   ├── IdempotencyConflict    409
@@ -61,8 +63,20 @@ class TooLarge(CallerError):
     code = "too_large"
 
 
+class Unauthorized(CallerError):
+    """The call carries no API key, or none that is known here and not revoked."""
+
+    code = "unauthorized"
+
+
+class Forbidden(CallerError):
+    """The caller is known, and may not do this."""
+
+    code = "forbidden"
+
+
 class JobNotFound(CallerError):
-    """There is no such job, or it was deleted."""
+    """There is no such job, it was deleted, or it is another API key's."""
 
     code = "job_not_found"
 

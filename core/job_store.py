@@ -9,10 +9,9 @@ from uuid import uuid4
 
 from core.errors import IdempotencyConflict, JobNotFound, QueueFull
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
-from core.redis_steps import RedisClient, RedisSteps, is_reachable, redis_away
+from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, is_reachable, redis_away
 from core.transcript import Notice
 
-NAMESPACE = "spillway"
 MOST_READ = 5_000  # records that a page of one state looks through: 0.15 s beside a local Redis
 SUSPECT_AFTER = 2  # losses after which a job runs alone, so that it takes nobody with it
 
@@ -99,21 +98,30 @@ class JobStore:
             raise QueueFull(f"the queue is full: {detail} jobs wait; try again later")
         return self.get(str(detail)), outcome == "created"
 
-    def get(self, job_id: str) -> Job:
-        """Raises `JobNotFound`."""
+    def get(self, job_id: str, *, key_id: str | None = None) -> Job:
+        """Raises `JobNotFound`, also for the job of another API key than `key_id`, if that is given."""
         with redis_away():
             fields = self._redis.hgetall(self._key("job", job_id))
-        if not fields:
+        if not fields or key_id not in (None, fields.get("key_id")):
             raise _not_found(job_id)
         return _job(fields)
 
-    def page(self, *, limit: int = 50, before: str | None = None, state: JobState | None = None, most_read: int = MOST_READ) -> Page:
-        """`before` is the `next` of the page before. Raises `JobNotFound` when that was deleted.
+    def page(
+        self,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        state: JobState | None = None,
+        key_id: str | None = None,
+        most_read: int = MOST_READ,
+    ) -> Page:
+        """`before` is the `next` of the page before. Raises `JobNotFound` when that was deleted, or is not among these jobs.
 
-        Of one state it looks through `most_read` records at most: then a page with few jobs, even none, can have a next.
+        Of one API key only, if `key_id` is given. Of one state it looks through `most_read` records at most: then a page with
+        few jobs, even none, can have a next.
         """
         reach = limit if state is None else most_read
-        ids = self._older_than(before, reach + 1)
+        ids = self._older_than(self._key("jobs", *([key_id] if key_id else [])), before, reach + 1)
         jobs: list[Job] = []
         for fields in self._records(ids[:reach], state):
             if len(jobs) == limit:
@@ -275,13 +283,13 @@ class JobStore:
     def _finish(self, job: Job, state: JobState, *fields: str) -> JobState | None:
         return _state(self._steps.run("finish", job.id, job.attempt, state, *fields))
 
-    def _older_than(self, job_id: str | None, most: int) -> list[str]:
+    def _older_than(self, listing: str, job_id: str | None, most: int) -> list[str]:
         """Ids, newest first. Raises `JobNotFound`."""
         with redis_away():
-            rank = -1 if job_id is None else self._redis.zrevrank(self._key("jobs"), job_id)
+            rank = -1 if job_id is None else self._redis.zrevrank(listing, job_id)
             if rank is None:
                 raise _not_found(str(job_id))
-            return list(self._redis.zrevrange(self._key("jobs"), rank + 1, rank + most))
+            return list(self._redis.zrevrange(listing, rank + 1, rank + most))
 
     def _records(self, ids: Sequence[str], state: JobState | None, at_once: int = 100) -> Iterator[dict[str, str]]:
         """As they are in Redis, of one state if asked, without those deleted meanwhile."""

@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 # Who may look at the environment besides core/settings.py, and why.
 READERS = {
     "core/settings.py",
-    "client/cli.py",  # stands alone: SPILLWAY_URL says where the service is
+    "client/cli.py",  # stands alone: SPILLWAY_URL says where the service is, SPILLWAY_API_KEY is its key
     "worker/doctor/cudnn_sets.py",  # the loader's own LD_LIBRARY_PATH
     "worker/model_files.py",  # pip's and uv's own variables name the package index
     "worker/model_pull.py",

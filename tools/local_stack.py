@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from core.errors import SpillwayError
+from core.errors import SettingsError, SpillwayError
 from core.job_store import JobStore, WorkerReport
 from core.redis_steps import connect
 from core.settings import PREFIX, Settings
@@ -128,7 +128,7 @@ class LocalStack:
             **self._plan.settings,
             **{PREFIX + name: value for name, value in ours.items()},
         }
-        Settings.from_environment(settings)
+        _check_open(Settings.from_environment(settings))
         # Some containers forbid bytecode; then each start compiles the ML stack again, 29 s of CPU in place of 9.
         return {**_without_settings(os.environ), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "", **settings}
 
@@ -142,6 +142,12 @@ class LocalStack:
                 )
             time.sleep(0.1)
         self._say(f"{name}: ready after {time.monotonic() - started:.1f} s")
+
+
+def _check_open(settings: Settings) -> None:
+    """Raises `SettingsError`."""
+    if settings.access != "open":
+        raise SettingsError("SPILLWAY_ACCESS is keys, and this stack is open because it listens on loopback only: unset the variable")
 
 
 def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -175,7 +181,7 @@ def up(state_dir: Path) -> int:
         print(f"it already runs (process {holder.pid})")
     else:
         settings = _own_settings()
-        Settings.from_environment(settings)  # a wrong one is said before gigabytes are brought
+        _check_open(Settings.from_environment({**DEFAULTS, **settings}))  # a wrong one is said before gigabytes are brought
         pull_models(settings)
         device = settings.get("SPILLWAY_DEVICE", DEFAULTS["SPILLWAY_DEVICE"])
         print(

@@ -64,6 +64,47 @@ def test_a_page_behind_a_deleted_job_is_refused_not_begun_again(store: JobStore,
         store.page(before=job.id)
 
 
+def test_a_page_may_be_of_one_api_key(store: JobStore) -> None:
+    mine: list[str] = []
+    for _ in range(5):
+        submit(store, key_id="others")
+        mine.append(submit(store, key_id="mine").id)
+    first = store.page(limit=3, key_id="mine")
+    rest = store.page(limit=3, key_id="mine", before=first.next)
+    assert ([len(first.jobs), len(rest.jobs)], rest.next) == ([3, 2], None)
+    assert sorted(job.id for job in (*first, *rest)) == sorted(mine)
+    store.cancel(mine[0])
+    assert [job.id for job in store.page(key_id="mine", state=JobState.CANCELLED)] == [mine[0]]
+    assert store.page(key_id="nobody").jobs == []
+
+
+def test_a_page_of_one_key_reads_no_record_of_another(store: JobStore) -> None:
+    mine = submit(store, key_id="mine").id
+    for _ in range(10):
+        submit(store, key_id="others")
+    page = store.page(key_id="mine", state=JobState.QUEUED, most_read=1)
+    assert ([job.id for job in page], page.next) == ([mine], None)
+
+
+def test_a_page_of_one_key_does_not_begin_behind_anothers_job(store: JobStore) -> None:
+    others = submit(store, key_id="others")
+    submit(store, key_id="mine")
+    with pytest.raises(JobNotFound):
+        store.page(key_id="mine", before=others.id)
+
+
+def test_a_deleted_job_leaves_no_trace_in_the_lists(store: JobStore, redis: RedisClient) -> None:
+    store.delete(submit(store, key_id="mine").id)
+    assert list(redis.scan_iter("spillway:jobs*")) == []
+
+
+def test_a_job_is_anothers_to_whoever_asks_with_another_key(store: JobStore) -> None:
+    job = submit(store, key_id="mine")
+    assert store.get(job.id, key_id="mine").id == store.get(job.id).id == job.id
+    with pytest.raises(JobNotFound, match="it never was, or it was deleted"):
+        store.get(job.id, key_id="others")
+
+
 def test_a_position_counts_the_jobs_before_it(store: JobStore) -> None:
     first, second, urgent = submit(store), submit(store), submit(store, priority=Priority.HIGH)
     assert [store.position(job) for job in (urgent, first, second)] == [0, 1, 2]

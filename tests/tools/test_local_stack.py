@@ -124,10 +124,16 @@ def test_two_stacks_run_side_by_side_in_two_folders(tmp_path: Path) -> None:
         assert (one.url, one.redis_url) != (other.url, other.redis_url)
 
 
-def test_a_wrong_setting_is_named_before_anything_of_ours_starts(tmp_path: Path, running: Running) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("SPILLWAY_BEAMS", "1", "SPILLWAY_BEAMS"), ("SPILLWAY_ACCESS", "keys", "SPILLWAY_ACCESS is keys, and this stack is open")],
+)
+def test_a_wrong_setting_is_named_before_anything_of_ours_starts(
+    tmp_path: Path, running: Running, name: str, value: str, said: str
+) -> None:
     with (
-        pytest.raises(SettingsError, match="SPILLWAY_BEAMS"),
-        LocalStack(replace(stand_ins.plan(tmp_path), settings={"SPILLWAY_BEAMS": "1"})),
+        pytest.raises(SettingsError, match=said),
+        LocalStack(replace(stand_ins.plan(tmp_path), settings={name: value})),
     ):
         pass
     assert running() == []
