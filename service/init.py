@@ -1,4 +1,5 @@
-"""`python -m service.init DIR`: the secrets of a new installation, each made once, in files that only their owner reads.
+"""`python -m service.init DIR [--keys-folder DIR]`: the secrets of a new installation, each made once, in files that only their
+owner reads.
 
 Compose runs it before everything else. What is there already stays as it is, so it may be run, and be cut short, at any time.
 """
@@ -28,28 +29,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     log.configure("init", level="info", form="console")
     try:
-        fill(asked.folder.absolute(), f"{asked.redis_host}:{asked.redis_port}")
+        fill(asked.folder.absolute(), f"{asked.redis_host}:{asked.redis_port}", (asked.keys_folder or asked.folder).absolute())
     except SettingsError as error:
         logger.error("failed", reason=str(error))
         return 1
     return 0
 
 
-def fill(folder: Path, redis_address: str) -> None:
-    """Raises `SettingsError` when the folder cannot be written, or what is in it does not fit together."""
-    contents: dict[str, Callable[[], str]] = {
-        REDIS_CONF: lambda: f"# The password of Spillway's Redis; {REDIS_URL} holds the same.\nrequirepass {_password(folder)}\n",
-        REDIS_URL: lambda: f"redis://:{_password(folder)}@{redis_address}/0\n",
-        API_KEY_SECRET: lambda: secrets.token_hex(SECRET_BYTES) + "\n",
-        API_KEY: lambda: new_key().text + "\n",
+def fill(folder: Path, redis_address: str, keys_folder: Path) -> None:
+    """Raises `SettingsError` when a folder cannot be written, or what is in it does not fit together."""
+    contents: dict[Path, Callable[[], str]] = {
+        folder / REDIS_CONF: lambda: f"# The password of Spillway's Redis; {REDIS_URL} holds the same.\nrequirepass {_password(folder)}\n",
+        folder / REDIS_URL: lambda: f"redis://:{_password(folder)}@{redis_address}/0\n",
+        keys_folder / API_KEY_SECRET: lambda: secrets.token_hex(SECRET_BYTES) + "\n",
+        keys_folder / API_KEY: lambda: new_key().text + "\n",
     }
-    with _refusals_said(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = [_once(folder / name, content) for name, content in contents.items()]
-        _check_password(folder)
+    made = []
+    for path, content in contents.items():
+        with _refusals_said(path.parent):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made.append(_once(path, content))
+    _check_password(folder)
     if not any(made):
         logger.info("nothing_to_do", folder=str(folder), reason="every file is there from an earlier run")
-    logger.info("first_api_key", shown_by=f"docker compose exec service cat {folder / API_KEY}")
+    logger.info("first_api_key", shown_by=f"docker compose exec service cat {keys_folder / API_KEY}")
 
 
 def _once(path: Path, content: Callable[[], str]) -> bool:
@@ -120,6 +123,11 @@ def _remedy(folder: Path) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service.init", description="Makes the secrets of a new installation, once.")
     parser.add_argument("folder", type=Path, help="where they are kept: a folder that only the services read")
+    parser.add_argument(
+        "--keys-folder",
+        type=Path,
+        help="where the API key and what keys are hashed with go: one that the worker cannot read; default FOLDER",
+    )
     parser.add_argument("--redis-host", default="redis", help="where the services find Redis (default: %(default)s)")
     parser.add_argument("--redis-port", type=int, default=6379, help="(default: %(default)s)")
     return parser

@@ -52,6 +52,12 @@ def test_a_first_run_makes_what_the_settings_then_read(tmp_path: Path) -> None:
     assert len(settings.api_key_secret or "") == 64
 
 
+def test_the_keys_may_lie_where_the_worker_does_not_read(tmp_path: Path) -> None:
+    assert init.main([str(tmp_path / "all"), "--keys-folder", str(tmp_path / "service")]) == 0
+    assert sorted(contents(tmp_path / "all")) == ["redis.conf", "redis_url"]
+    assert sorted(contents(tmp_path / "service")) == ["api_key", "api_key_secret"]
+
+
 def test_redis_takes_the_password_of_its_file_and_no_other(tmp_path: Path) -> None:
     port = free_port()
     assert init.main([str(tmp_path), "--redis-host", "127.0.0.1", "--redis-port", str(port)]) == 0
@@ -128,7 +134,7 @@ def test_a_file_that_another_run_made_meanwhile_stays(tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_agree(tmp_path: Path) -> None:
-    runs = [threading.Thread(target=init.fill, args=(tmp_path, "redis:6379")) for _ in range(8)]
+    runs = [threading.Thread(target=init.fill, args=(tmp_path, "redis:6379", tmp_path)) for _ in range(8)]
     for each in runs:
         each.start()
     for each in runs:
