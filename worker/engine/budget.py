@@ -25,7 +25,7 @@ TOKENS = 110  # in 30 s of speech: those of the measurement above
 ENCODER_FRAMES = 1500  # of a window of 30 s
 # What the encoder's work takes for each of its heads: the rest of large's 0.53 GiB, once the keys and values are taken off.
 HEAD_BYTES = 11 * MIB
-MOST_ASR_BATCH = 64  # the largest batch that was measured: on an H100 431x real time, against 347x at 32
+MOST_ASR_BATCH = 64  # the largest batch that was measured: on an H100 large-v2 at 431x real time, against 358x at 32
 FLOAT16_BATCH = 4  # float16 is faster than int8_float16 (H100, every batch measured), unless it leaves room for less than this
 
 # A window of 10 s: CAM++ took 2907 MB more for 32 of them than for one, WeSpeaker's ResNet34 410 MB for 8, segmentation-3.0
@@ -133,7 +133,7 @@ def on_gpu(card: Card, wish: Wish) -> Budget:
 
 
 def supports(capability: Capability, compute_type: str) -> bool:
-    """What CTranslate2 4.4.0 takes when it is asked for it by name (src/types.cc and src/cuda/utils.cc); it refuses the rest."""
+    """What CTranslate2 takes when asked for it by name (its src/types.cc, src/cuda/utils.cc); it refuses the rest."""
     if compute_type in ("auto", "default", "float32"):
         return True
     if compute_type == "int16":
