@@ -32,7 +32,7 @@ def _cell(gib: int, capability: budget.Capability, shape: Shape) -> str:
         plan = budget.on_gpu(Card(int(FREE * gib * GIB), capability), Wish(shape.name, shape.bytes))
     except OurError:
         return "does not fit"
-    return f"{plan.compute_type}, {plan.asr_batch}, {plan.left_bytes / 1e9:.1f} GB"
+    return f"{plan.compute_type}, {plan.asr_batch}, {budget.in_gib(plan.left_bytes)}"
 
 
 def _markdown(rows: list[list[str]]) -> str:

@@ -16,7 +16,7 @@ from worker.model_files import resolve_asr
 DRIVER, CARD, KERNELS, CACHE, COMPUTE_TYPE, MEMORY = CHECKS = (
     "GPU driver", "GPU", "GPU kernels", "CUDA kernel cache", "compute type", "GPU memory",
 )  # fmt: skip
-FOREIGN_BYTES = 1_000_000_000  # that others must hold before it is worth a word: a desktop takes less
+FOREIGN_BYTES = 1_000_000_000  # that others must hold before it is worth a word: a desktop takes less, and the driver up to 2 %
 FIRST_START_S = "10 to 16 s"  # to compile CTranslate2's kernels on three H100s, once; 0.6 s from the cache
 
 
@@ -35,9 +35,10 @@ def gpu_findings(
     card, gpu = _card(report, settings, environment)
     if gpu is None:
         return [_driver(report.driver, None), card, *_not_checked(CHECKS[2:], "no usable GPU")]
-    kernels = _kernels(gpu, torch_archs)
-    cache = _cache(gpu, torch_archs, environment)
-    return [_driver(report.driver, gpu), card, kernels, cache, _compute_type(gpu, settings), _memory(gpu, settings)]
+    known = [_driver(report.driver, gpu), card, _kernels(gpu, torch_archs)]
+    if known[-1].verdict == Verdict.WRONG:
+        return [*known, *_not_checked(CHECKS[3:], "no code runs on this GPU")]
+    return [*known, _cache(gpu, torch_archs, environment), _compute_type(gpu, settings), _memory(gpu, settings)]
 
 
 def _not_checked(checks: Sequence[str], why: str) -> list[Finding]:
@@ -97,7 +98,7 @@ def _uuid(gpu: Gpu | Unreadable) -> str:
 
 def _sound(gpu: Gpu, gpus: Sequence[Gpu | Unreadable], settings: Settings, environment: Mapping[str, str]) -> Finding:
     place = f", {settings.device_index + 1} of {len(gpus)}" if len(gpus) > 1 else ""
-    found = f"{gpu.name} ({generation(gpu.capability)}){place}, {_gb(gpu.total_bytes)}"
+    found = f"{gpu.name} ({generation(gpu.capability)}){place}, {budget.in_gib(gpu.total_bytes)}"
     if gpu.memory_errors:
         remedy = "on the host run `sudo nvidia-smi --gpu-reset`, or restart it; a card that fails again is to be replaced"
         return Finding(CARD, Verdict.WARNING, f"{found}; {gpu.memory_errors} memory errors (ECC) that could not be corrected", remedy)
@@ -166,7 +167,7 @@ def _compute_type(gpu: Gpu, settings: Settings) -> Finding:
 
 
 def _memory(gpu: Gpu, settings: Settings) -> Finding:
-    free = f"{_gb(gpu.free_bytes)} of {_gb(gpu.total_bytes)} free"
+    free = f"{budget.in_gib(gpu.free_bytes)} of {budget.in_gib(gpu.total_bytes)} free"
     model_bytes = _model_bytes(settings)
     if model_bytes is None:
         return Finding(MEMORY, Verdict.NOT_CHECKED, f"{free}; how large {settings.asr_model} is shows when its files are there")
@@ -189,16 +190,15 @@ def _memory(gpu: Gpu, settings: Settings) -> Finding:
 
 def _others(gpu: Gpu) -> list[str]:
     """Who else holds the memory: nobody, or one phrase."""
-    if gpu.total_bytes - gpu.free_bytes < FOREIGN_BYTES:
+    held_bytes = gpu.total_bytes - gpu.free_bytes
+    if held_bytes < max(FOREIGN_BYTES, gpu.total_bytes // 50):
         return []
-    names = ", ".join(_named(process) for process in gpu.others)
-    return [
-        f"also on the GPU: {names or f'{_gb(gpu.total_bytes - gpu.free_bytes)} of processes that only the host can name (`nvidia-smi`)'}"
-    ]
+    unnamed = f"{budget.in_gib(held_bytes)} of processes that only the host can name (`nvidia-smi`)"
+    return [f"also on the GPU: {', '.join(_named(process) for process in gpu.others) or unnamed}"]
 
 
 def _named(process: Process) -> str:
-    return f"{process.name} (pid {process.pid})" + ("" if process.used_bytes is None else f" {_gb(process.used_bytes)}")
+    return f"{process.name} (pid {process.pid})" + ("" if process.used_bytes is None else f" {budget.in_gib(process.used_bytes)}")
 
 
 def _model_bytes(settings: Settings) -> int | None:
@@ -215,7 +215,3 @@ def _known_bytes(name: str) -> Iterator[int]:
     except ModelMissing:
         return
     yield from (shape.bytes for shape in budget.SHAPES if shape.name == size)
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

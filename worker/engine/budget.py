@@ -108,7 +108,7 @@ class Budget:
     def __str__(self) -> str:
         return (
             f"{self.compute_type}, batch {self.asr_batch}, segmentation batch {self.segmentation_batch}, "
-            f"{_gb(self.alignment_bytes)} of alignment models, {_gb(self.left_bytes)} left"
+            f"{in_gib(self.alignment_bytes)} of alignment models, {in_gib(self.left_bytes)} left"
         )
 
 
@@ -217,8 +217,8 @@ def _too_large(card: Card, wish: Wish, compute_type: str) -> str:
     if wish.segmentation_batch:
         remedy = f"lower SPILLWAY_SEGMENTATION_BATCH_SIZE, or {remedy}"
     return (
-        f"{wish.model} does not fit the GPU's memory (about {_gb(int(needed / (1 - MARGIN)))} in {compute_type} are needed, "
-        f"{_gb(card.free_bytes)} are free): end what else uses the GPU (`nvidia-smi` lists it), or {remedy}"
+        f"{wish.model} does not fit the GPU's memory (about {in_gib(int(needed / (1 - MARGIN)))} in {compute_type} are needed, "
+        f"{in_gib(card.free_bytes)} are free): end what else uses the GPU (`nvidia-smi` lists it), or {remedy}"
     )
 
 
@@ -227,5 +227,6 @@ def _fits(card: Card, wish: Wish, shape: Shape) -> bool:
     return _room(card, replace(wish, model_bytes=shape.bytes), kind) >= window_bytes(shape.bytes, kind, wish.beam_size)
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
+def in_gib(count: int) -> str:
+    """As a card's size is meant: 24 GB on its box are 24.0 GiB."""
+    return f"{count / GIB:.1f} GiB"
