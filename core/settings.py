@@ -65,11 +65,15 @@ class Settings(BaseModel):
         description="CUDA libraries to be found: `cu118` torch's own, `auto` what torch brings; `none`: built without, and refuses a GPU.",
     )
     device_index: int = Field(0, ge=0, description="Which GPU, counted from 0.")
-    compute_type: str = Field("auto", description="CTranslate2 compute type; `auto` is float16 on cuda, int8 on cpu.")
+    compute_type: str = Field(
+        "auto", description="CTranslate2 compute type; `auto` is int8 on cpu, on cuda what the GPU and its memory allow (docs/gpu.md)."
+    )
     cpu_threads: int = Field(0, ge=0, description="Threads of the engine on cpu; 0 is one per core.")
-    asr_batch_size: int = Field(16, ge=1, le=256, description="Most 30-s windows in one Whisper batch, gathered from all jobs in flight.")
+    asr_batch_size: int = Field(
+        0, ge=0, le=256, description="Most 30-s windows in one Whisper batch, from all jobs in flight; 0: by the GPU's memory, 16 on cpu."
+    )
     segmentation_batch_size: int = Field(
-        32, ge=1, le=256, description="Most windows in one batch of speaker segmentation and of embeddings."
+        0, ge=0, le=256, description="Most windows in one batch of speaker segmentation and embeddings; 0: by the GPU's memory, 8 on cpu."
     )
     beam_size: int = Field(5, ge=1, le=20, description="Beams of Whisper's search.")
     vad_onset: float = Field(0.5, gt=0, lt=1, description="Speech begins above this probability.")

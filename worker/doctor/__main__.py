@@ -2,25 +2,22 @@
 
 import argparse
 import sys
-from importlib.util import find_spec
 
 try:
     from rich.console import Console
 
     from core.errors import SettingsError
     from core.settings import Settings
+    from worker.doctor.child import run_deep
     from worker.doctor.examine import examine
     from worker.doctor.findings import faults
     from worker.doctor.occasion import Occasion
-    from worker.doctor.probing import findings_of
     from worker.doctor.report import as_json, show
 except ImportError as missing:  # the doctor itself needs a part of the lock
     sys.exit(
         f"doctor: 1 fault: {missing}. Install the lock: `pip install --no-deps --require-hashes -r requirements/worker.txt`; "
         "in a checkout `make setup`; for an image, build it again"
     )
-
-DEEP = "worker.doctor.deep"  # a process of its own; offered where it is there
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     findings = list(examine(settings, Occasion.BUILD if given.build else Occasion.BY_HAND))
     if given.deep:
-        findings += findings_of(DEEP)
+        findings += run_deep()
     if given.json:
         sys.stdout.write(as_json(findings) + "\n")
     else:
@@ -44,9 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m worker.doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("--build", action="store_true", help="what can be known while the image is built")
-    parser.set_defaults(deep=False)
-    if find_spec(DEEP):
-        parser.add_argument("--deep", action="store_true", help="also runs a second of speech through every stage on the device")
+    parser.add_argument("--deep", action="store_true", help="also runs a second of speech through every stage on the device")
     return parser
 
 

@@ -1,10 +1,13 @@
 """Everything that is checked, in the order of the table."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 
 from core.media import Ffmpeg
 from core.settings import Settings
 from worker.doctor.findings import Finding, Verdict
+from worker.doctor.gpu import CHECKS as GPU_CHECKS
+from worker.doctor.gpu import gpu_findings
 from worker.doctor.libraries import QUESTIONS, library_findings, unasked_finding, why_not_asked
 from worker.doctor.models import gated_access_finding, model_findings
 from worker.doctor.occasion import Occasion
@@ -26,7 +29,7 @@ def examine(settings: Settings, occasion: Occasion) -> Iterator[Finding]:
     yield from _gpu(settings, occasion)
     yield from ffmpeg_findings(Ffmpeg(settings.ffmpeg))
     if occasion is Occasion.BUILD:
-        yield from (Finding(check, Verdict.NOT_CHECKED, "known when it runs, not while the image is built") for check in NOT_AT_BUILD)
+        yield from _unknown_yet(NOT_AT_BUILD)
         return
     yield from model_findings(settings, occasion)
     if occasion is Occasion.BY_HAND:
@@ -42,4 +45,11 @@ def _gpu(settings: Settings, occasion: Occasion) -> Iterator[Finding]:
         return
     answers = probe(QUESTIONS)
     yield from library_findings(settings, answers)
-    # The driver, the GPU and its memory follow here, by what torch was built for: answers["torch"].value.get("archs", ()).
+    if occasion is Occasion.BUILD:
+        yield from _unknown_yet(GPU_CHECKS)
+    else:
+        yield from gpu_findings(settings, answers["torch"].value.get("archs", ()), os.environ)
+
+
+def _unknown_yet(checks: Sequence[str]) -> Iterator[Finding]:
+    return (Finding(check, Verdict.NOT_CHECKED, "known when it runs, not while the image is built") for check in checks)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worker.doctor.findings import Finding, Verdict
-
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 300.0  # a first import of torch from a cold disk takes half a minute
 
@@ -33,16 +31,6 @@ def probe(names: Sequence[str]) -> dict[str, Answer]:
     if not unanswered:
         return answers
     return answers | {unanswered[0]: Answer(error=end)} | probe(unanswered[1:])
-
-
-def findings_of(module: str) -> list[Finding]:
-    """What `python -m MODULE --json` says as a list of findings; its end when it says nothing."""
-    output, end = _run(module, "--json")
-    lines = [line for line in output.splitlines() if line.startswith("[")]
-    if not lines:
-        remedy = f"run `python -m {module}` for all that it says, and mend what the lines above call wrong"
-        return [Finding("deep run", Verdict.WRONG, end, remedy)]
-    return [Finding(told["check"], Verdict(told["verdict"]), told["found"], told["remedy"]) for told in json.loads(lines[-1])]
 
 
 def _run(module: str, *arguments: str) -> tuple[str, str]:
