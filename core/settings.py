@@ -62,7 +62,7 @@ class Settings(BaseModel):
     device: Literal["cuda", "cpu"] = Field("cuda", description="`cuda`, or `cpu` by your own choice: a GPU worker never falls back to it.")
     gpu_stack: Literal["auto", "cu118", "none"] = Field(
         "auto",
-        description="CUDA libraries that must be there: `cu118` torch's own, `auto` what torch brings; `none` was built without, and refuses a GPU.",
+        description="CUDA libraries to be found: `cu118` torch's own, `auto` what torch brings; `none`: built without, and refuses a GPU.",
     )
     device_index: int = Field(0, ge=0, description="Which GPU, counted from 0.")
     compute_type: str = Field("auto", description="CTranslate2 compute type; `auto` is float16 on cuda, int8 on cpu.")
