@@ -4,12 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import ThreadWorker
 
 from core import log
 from core.errors import SettingsError
 from service.collaborators import give
-from service.edge import hang_up
+from service.gunicorn_worker import Worker
 from service.wsgi import checked_settings
 
 try:
@@ -24,20 +23,6 @@ class Log(Logger):  # type: ignore[misc]
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         log.configure("service", level=_settings.log_level, form=_settings.log_format)
-
-
-class Worker(ThreadWorker):  # type: ignore[misc]
-    """Hangs up in the thread that served the connection.
-
-    gunicorn 27 does so on its main thread (gthread.finish_request → util.close_graceful), where a client that keeps its end open
-    for as long as it can stops all others: four of them for 7.8 s.
-    """
-
-    def handle(self, conn: Any) -> Any:
-        is_kept = super().handle(conn)
-        if not is_kept:
-            hang_up(conn.sock)
-        return is_kept
 
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"

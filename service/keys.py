@@ -1,6 +1,7 @@
 """`python -m service.keys create|list|revoke`: API keys by hand, on the machine that the service runs on."""
 
 import argparse
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             COMMANDS[asked.command](ApiKeys(redis, key_secrets(settings)), asked)
     except SpillwayError as error:
         _say(err, f"error: {error}")
+        return 1
+    except BrokenPipeError:  # whoever read us, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it once more at its end
         return 1
     return 0
 

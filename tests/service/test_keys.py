@@ -1,12 +1,16 @@
 """API keys by hand: the command, as an administrator types it."""
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
 
 from core.api_keys import Scope
 from service import keys
+from tests.conftest import ROOT
 from tests.service.box import Box
 
 
@@ -39,6 +43,16 @@ def test_a_pipe_gets_a_line_for_each_key(at_its_redis: Box, capsys: pytest.Captu
     first, second = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert (first[:3], second[:3]) == ([alice.id, "alice", "submit"], [bob.id, "[bold]bob[/bold]", "submit"])
     assert (first[4].endswith("Z"), second[4]) == (True, "")
+
+
+def test_a_reader_that_has_had_enough_is_no_error_to_speak_of(at_its_redis: Box) -> None:
+    at_its_redis.keys.create("alice", Scope.SUBMIT)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "service.keys", "list"]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.stderr == ""
 
 
 def test_a_terminal_gets_a_table(at_its_redis: Box, monkeypatch: pytest.MonkeyPatch) -> None:

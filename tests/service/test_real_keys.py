@@ -97,6 +97,15 @@ def test_strangers_who_do_not_hang_up_hold_nobody_up(service: RunningService, as
             assert httpx.get(f"{service.url}/healthz", timeout=0.9).status_code == 200  # each of them lingers for a second
 
 
+def test_strangers_who_never_end_their_question_are_let_go(service: RunningService) -> None:
+    with ExitStack() as opened:
+        for _ in range(8):  # one for each thread
+            stranger = opened.enter_context(socket.create_connection(("127.0.0.1", port_of(service)), timeout=20))
+            stranger.sendall(b"GET / HTTP/1.1\r\n")
+        assert stranger.recv(1) == b""
+        assert httpx.get(f"{service.url}/healthz", timeout=5).status_code == 200
+
+
 @pytest.mark.parametrize(
     "fields",
     [
