@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 class Plan:
     """`roles`: the hashed locks of each; `pairs`: the locks without hashes, from `index`, that a role takes besides.
 
-    `pair_needs` joins a role with a pair only if a wheel of the pair names one of its packages: PyPI's torch does, cu118's carries all.
+    `pair_needs` joins a role with a pair only if a wheel of the pair takes its CUDA libraries from packages.
     """
 
     installer: Path
@@ -92,7 +92,7 @@ def _packages(plan: Plan, house: Wheelhouse, say: Say) -> dict[str, set[str]]:
 
 def _needs(plan: Plan, house: Wheelhouse, pair: Iterable[str]) -> list[str]:
     wheels = house.wheels()
-    return house.bring(plan.pair_needs) if any("nvidia-" in need for name in pair for need in wheels[name].requires) else []
+    return house.bring(plan.pair_needs) if any(wheels[name].takes_cuda_from_packages for name in pair) else []
 
 
 def _manifest(folder: Path) -> Iterable[str]:

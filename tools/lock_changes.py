@@ -58,9 +58,11 @@ def show(before: Locks, after: Locks, console: Console) -> None:
     if moved:
         console.print(_table(moved))
     for lock, packages in hashes_only.items():
-        console.print(f"{lock}: the hashes alone changed of {', '.join(packages)}", highlight=False)
+        console.print(f"{lock}: the hashes alone changed of {', '.join(packages)}", highlight=False, soft_wrap=True)
     if not moved and not hashes_only:
-        console.print("nothing moved: a version pinned in requirements/*.in moves only when its pin is changed there", highlight=False)
+        console.print(
+            "nothing moved: a version pinned in requirements/*.in moves only when its pin is changed there", highlight=False, soft_wrap=True
+        )
 
 
 def _table(moved: Mapping[Move, Iterable[str]]) -> Table:

@@ -13,8 +13,8 @@ from packaging.utils import parse_wheel_filename
 
 from tools.locks import LOCKS, canonical, read_pins
 
-# The lock's own platform is manylinux_2_31; pip takes each older one only by its name.
-PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(31, 4, -1)] + [f"manylinux{year}_x86_64" for year in (2014, 2010, 1)]
+# The lock's own platform is manylinux_2_31; pip takes each older one only by its name. The cu118 index calls its own plain linux.
+PLATFORMS = ["linux_x86_64", *(f"manylinux{tag}_x86_64" for tag in (*(f"_2_{minor}" for minor in range(31, 4, -1)), "2014", "2010", "1"))]
 
 
 class WheelsMissing(Exception):
@@ -37,11 +37,12 @@ class Wheel:
         return f"{self.package}=={parse_wheel_filename(self.path.name)[1]} --hash=sha256:{digest}"
 
     @property
-    def requires(self) -> list[str]:
-        """Its own words, as `nvidia-cudnn-cu11 (==8.5.0.96)`."""
+    def takes_cuda_from_packages(self) -> bool:
+        """As PyPI's torch does; cu118's carries the libraries itself, and a second cuDNN beside them would abort the process."""
         with zipfile.ZipFile(self.path) as archive:
             metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-            return Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist", [])
+            requires = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist", [])
+        return any(requirement.startswith("nvidia-") for requirement in requires)
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,20 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from importlib.metadata import Distribution, version
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tools.bundle import OURS, ROOT, Plan, make
 from tools.locks import LOCKS, read_pins
 from tools.site_tree import differences, digests
-from tools.wheels import WheelsMissing
+from tools.wheels import Wheel, WheelsMissing
 
-# docopt has no wheel, tqdm brings a command, idna comes without a hash.
+# docopt has no wheel, tqdm brings a command. The pair is a wheel of our own, from an index of its own.
 SMALL = ("docopt", "packaging", "tqdm")
 
 
@@ -25,14 +27,43 @@ def uv() -> str:
     return subprocess.run(["sh", str(ROOT / "tools" / "uv.sh")], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def write_wheel(folder: Path, *requires: str) -> Path:
+    """Named as the cu118 index names torch's."""
+    path = folder / "torchling-2.0.0+cu118-cp311-cp311-linux_x86_64.whl"
+    info = "torchling-2.0.0+cu118.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("torchling.py", "")
+        needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torchling\nVersion: 2.0.0+cu118\n{needs}")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: cp311-cp311-linux_x86_64\n")
+        wheel.writestr(f"{info}/RECORD", f"torchling.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    return path
+
+
+def write_lock(path: Path, *packages: str) -> Path:
+    """Cut from the worker's."""
+    pins = read_pins((LOCKS / "worker.txt").read_text())
+    hashes = {package: " ".join(f"--hash={digest}" for digest in pins[package].hashes) for package in packages}
+    lines = (f"{package}=={pins[package].version} {hashes[package]}\n" for package in packages)
+    path.write_text("--only-binary :all:\n--no-binary docopt\n" + "".join(lines))
+    return path
+
+
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    locks = tmp_path_factory.mktemp("locks")
-    pins = read_pins((LOCKS / "worker.txt").read_text())
-    lines = (f"{package}=={pins[package].version} {' '.join(f'--hash={digest}' for digest in pins[package].hashes)}\n" for package in SMALL)
-    (locks / "worker.txt").write_text("--only-binary :all:\n--no-binary docopt\n" + "".join(lines))
-    (locks / "pair.txt").write_text(f"idna=={pins['idna'].version}\n")
-    return Plan(OURS.installer, {"worker": locks / "worker.txt"}, {"worker": locks / "pair.txt"}, OURS.pair_needs, profile="")
+    locks, index = tmp_path_factory.mktemp("locks"), tmp_path_factory.mktemp("index")
+    (index / "torchling").mkdir()
+    wheel = write_wheel(index / "torchling", "nvidia-cudnn-cu11 (==8.5.0.96)")
+    (index / "torchling" / "index.html").write_text(f'<a href="{quote(wheel.name)}">{wheel.name}</a>')
+    (locks / "pair.txt").write_text("torchling==2.0.0\n")
+    return Plan(
+        OURS.installer,
+        {"worker": write_lock(locks / "worker.txt", *SMALL)},
+        {"worker": locks / "pair.txt"},
+        write_lock(locks / "needs.txt", "idna"),
+        index=index.as_uri(),
+        profile="",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +86,20 @@ def test_two_installs_from_a_bundle_without_a_network_are_the_same_to_the_byte(b
         done = install(bundle, folder)
         assert done.returncode == 0, done.stderr
     assert differences(tmp_path / "one", tmp_path / "far" / "off" / "another") == []
-    assert {"docopt.py", "idna/core.py", "tqdm/cli.py"} <= digests(tmp_path / "one").keys()
+    assert {"docopt.py", "idna/core.py", "torchling.py", "tqdm/cli.py"} <= digests(tmp_path / "one").keys()
     ran = subprocess.run([tmp_path / "one" / "bin" / "tqdm", "--version"], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == version("tqdm")
 
 
 def test_a_bundles_lock_names_the_very_files_that_are_in_it(bundle: Path) -> None:
     pins = read_pins((bundle / "worker.txt").read_text())
-    assert pins.keys() == {*SMALL, "idna"}
+    assert pins.keys() == {*SMALL, "idna", "torchling"}
+    assert pins["torchling"].version == "2.0.0+cu118"
     assert all(len(pin.hashes) == 1 for pin in pins.values())
 
 
 def test_a_source_package_was_built_once_by_what_the_lock_names(bundle: Path, tmp_path: Path) -> None:
-    assert [path.suffix for path in (bundle / "wheels").iterdir()] == [".whl"] * 5
+    assert [path.suffix for path in (bundle / "wheels").iterdir()] == [".whl"] * 6
     shutil.unpack_archive(next(bundle.glob("wheels/docopt-*.whl")), tmp_path, "zip")
     wheel = Distribution.at(next(tmp_path.glob("*.dist-info"))).read_text("WHEEL")
     setuptools = read_pins((LOCKS / "worker.txt").read_text())["setuptools"].version
@@ -116,6 +148,14 @@ def test_a_bundle_that_could_not_be_filled_leaves_nothing_behind(plan: Plan, uv:
     with pytest.raises(WheelsMissing):
         make(replace(plan, roles={"worker": wrong}), tmp_path / "dist", uv, print)
     assert list((tmp_path / "dist").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("requires", "takes"),
+    [(("nvidia-cudnn-cu11 (==8.5.0.96)", "sympy"), True), (("sympy", 'triton (==2.0.0) ; platform_system == "Linux"'), False), ((), False)],
+)
+def test_only_a_torch_that_names_cuda_packages_gets_them(tmp_path: Path, requires: tuple[str, ...], takes: bool) -> None:
+    assert Wheel(write_wheel(tmp_path, *requires)).takes_cuda_from_packages is takes
 
 
 def test_environments_differ_by_content_and_by_presence(tmp_path: Path) -> None:
