@@ -77,7 +77,8 @@ RUN /opt/uv/bin/uv pip install --no-cache --python /opt/venv --no-deps --compile
       /opt/uv/bin/uv pip install --no-cache --python /opt/venv --no-deps --require-hashes -r /app/requirements/torch-pypi.txt; \
     fi
 COPY requirements/worker.txt /app/requirements/
-RUN /opt/uv/bin/uv pip install --no-cache --python /opt/venv --no-deps --require-hashes --compile-bytecode -r /app/requirements/worker.txt
+RUN /opt/uv/bin/uv pip install --no-cache --python /opt/venv --no-deps --require-hashes --compile-bytecode \
+      --build-constraint /app/requirements/worker.txt -r /app/requirements/worker.txt
 
 # none: built on a base without CUDA; the doctor then says "not checked", and a GPU start is refused.
 ARG GPU_STACK=cu118

@@ -6,7 +6,7 @@ IMAGE_ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test up down image image-smoke check format lock bench clean
+.PHONY: help setup models demo test up down image image-smoke check format lock refresh bundle audit bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,15 @@ image-smoke: setup ## both images built and run on the CPU, the worker killed in
 
 lock: ## moves the hashed locks; make lock UPGRADE=--upgrade for the newest that the pins allow
 	UPGRADE='$(UPGRADE)' sh tools/lock.sh
+
+refresh: models ## moves the locks, shows what moved, tests the stack on them; UPGRADE=--upgrade for all, PACKAGE=httpx for one
+	@UPGRADE='$(UPGRADE)' PACKAGE='$(PACKAGE)' sh tools/refresh.sh
+
+bundle: setup ## every wheel and the demo models in dist/, for installing without a network; TORCH_INDEX=url for the torch pair's index
+	@UV=$$(sh tools/uv.sh) $(PYTHON) -m tools.bundle --torch-index '$(TORCH_INDEX)'
+
+audit: setup ## known advisories against every lock; each finding needs its entry in requirements/audit.toml
+	@UV=$$(sh tools/uv.sh) $(PYTHON) -m tools.audit $(ARGS)
 
 bench: models ## speed beside plain WhisperX on the same audio and models
 	@$(PYTHON) -m tools.bench $(ARGS)
