@@ -9,7 +9,7 @@ say() { printf 'refresh: %s\n' "$*" >&2; }
 
 prove() {
   sh tools/bootstrap.sh && .venv/bin/python -m worker.model_files pull --profile test --model-dir .local/models &&
-    .venv/bin/python -m pytest tests/test_lock.py && .venv/bin/python -m pytest -m models
+    SPILLWAY_DEVICE=cpu .venv/bin/python -m worker.doctor --build && .venv/bin/python -m pytest tests/test_lock.py && .venv/bin/python -m pytest -m models
 }
 
 git archive HEAD requirements | tar -x -C "$before"
