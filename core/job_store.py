@@ -351,7 +351,8 @@ def _job(fields: dict[str, str]) -> Job:
 
 
 def _report(said: dict[str, Any], jobs_in_flight: int) -> WorkerReport:
-    state, download = WorkerState(said.pop("state")), said.pop("downloading")
+    # A worker from before an update says neither.
+    state, download = WorkerState(said.pop("state", WorkerState.STARTING)), said.pop("downloading", None)
     return WorkerReport(**said, state=state, downloading=Download(**download) if download else None, jobs_in_flight=jobs_in_flight)
 
 
