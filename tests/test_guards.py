@@ -10,8 +10,8 @@ from tests.conftest import ROOT
 READERS = {
     "core/settings.py",
     "client/cli.py",  # stands alone: SPILLWAY_URL says where the service is
-    "worker/model_files.py",  # pip's and uv's own variables name the package index
-    "worker/model_pull.py",
+    "worker/__main__.py",  # hands it on to one process per GPU
+    "worker/model_pull.py",  # pip's and uv's own variables name the package index
 }
 PACKAGES = ("core", "service", "worker", "dispatcher", "client")
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -53,7 +53,7 @@ def pull_alignment(language: str, *, model_dir: Path, hf_token: str | None) -> N
     model = ALIGNMENT.get(language)
     if model is None:
         return
-    with supply_for(model_dir, os.environ, hf_token, lambda *_: None) as supply:
+    with supply_for(model_dir, hf_token, lambda *_: None) as supply:
         pull([model], model_dir, supply, lambda line: log.info("pull", said=line))
 
 
@@ -69,11 +69,11 @@ def is_complete(model: Model, model_dir: Path) -> bool:
 
 
 @contextlib.contextmanager
-def supply_for(model_dir: Path, environment: Mapping[str, str], hf_token: str | None, report: Report) -> Iterator[Supply]:
+def supply_for(model_dir: Path, hf_token: str | None, report: Report) -> Iterator[Supply]:
     """The network as this machine is set up for it: pip's indexes, the hub's token, proxies and certificates."""
     with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
         downloader = Downloader(model_dir / ".partial", client, report=report)
-        yield Supply(downloader, tuple(package_indexes(environment)), hf_token)
+        yield Supply(downloader, tuple(package_indexes(os.environ)), hf_token)
 
 
 def _still_missing(models: Sequence[Model], model_dir: Path, say: Say) -> Iterator[Model]:

@@ -159,7 +159,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(model: Model, supply: Supply, f
 
 def test_a_pull_that_gave_up_is_taken_up_by_the_next(model: Model, supply: Supply, folder: Path, index: Index) -> None:
     index.cuts = [1_000_000, 0, 0, 0, 0]
-    with pytest.raises(ModelMissing, match="goes on where it stopped"):
+    with pytest.raises(ModelMissing, match="another try goes on where it stopped"):
         pull([model], folder, supply, quiet)
     assert not (folder / "small-model").exists()
     pull([model], folder, supply, quiet)
