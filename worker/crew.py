@@ -42,6 +42,7 @@ class Crew:
             if not self._asked_to_stop:
                 self._start(environment)
         write_roll(Roll(os.getpid(), tuple(self._running)))
+        log.info("worker processes started", pids=list(self._running))
         status: int | None = None
         while self._running:
             pid, code = os.wait()

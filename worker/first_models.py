@@ -115,4 +115,4 @@ class Arrival:
 
 
 def _say(line: str) -> None:
-    log.info(line)
+    log.info("pull", said=line)

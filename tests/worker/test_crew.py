@@ -27,6 +27,8 @@ def note(*_):
     if len(heard) == int(os.environ.get("PATIENCE", "1")):
         sys.exit(0)
 signal.signal(signal.SIGTERM, note)
+if "ORPHAN" in os.environ:
+    os.system("sleep 0.1 &")  # its shell ends first
 notes.write_text("up")
 end = notes.with_suffix(".end")
 while not end.exists():
@@ -34,8 +36,9 @@ while not end.exists():
 os.kill(os.getpid(), signal.SIGKILL) if end.read_text() == "kill" else sys.exit(int(end.read_text()))
 """
 LAUNCHER = """
-import os, sys
+import ctypes, os, sys
 from worker.crew import Crew
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans come to it, as to a container's first process
 names, patience = sys.argv[3].split(","), sys.argv[4]
 environments = [{**os.environ, "NAME": name, "PATIENCE": patience} for name in names]
 sys.exit(Crew([sys.executable, "-c", sys.argv[1], sys.argv[2]], environments).run())
@@ -113,6 +116,13 @@ def test_a_launcher_killed_outright_leaves_no_process(tmp_path: Path, monkeypatc
         crew.process.wait()
         wait_for(lambda: all(map(is_gone, roll.processes)), "its processes to hand back and end")
         assert crew.notes() == ["heard", "heard"]
+
+
+def test_orphans_that_come_to_a_containers_first_process_are_reaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORPHAN", "1")
+    with launched(tmp_path) as crew:
+        children = Path(f"/proc/{crew.process.pid}/task/{crew.process.pid}/children")
+        wait_for(lambda: len(children.read_text().split()) == 2, "the orphans to be gone")
 
 
 def test_the_roll_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

