@@ -70,15 +70,20 @@ ENV PATH=/opt/venv/bin:/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/sbin
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu118
 ARG TORCH_VERSION=2.0.0
 ARG TORCHAUDIO_VERSION=2.0.0
-COPY requirements/torch.txt requirements/torch-pypi.txt /app/requirements/
-RUN /opt/uv/bin/uv pip install --no-cache --python /opt/venv --no-deps --compile-bytecode --index-url "$TORCH_INDEX" \
-      "torch==$TORCH_VERSION" "torchaudio==$TORCHAUDIO_VERSION" \
+# The second try is for an index that marks torchaudio 2.0.0 as yanked: uv then takes it by its local version only (2.0.0+cu118).
+RUN install="/opt/uv/bin/uv pip install --no-cache --python /opt/venv --no-deps --compile-bytecode --default-index $TORCH_INDEX" \
+ && { $install "torch==$TORCH_VERSION" "torchaudio==$TORCHAUDIO_VERSION" \
+      || $install "torch==$TORCH_VERSION" "torchaudio==$TORCHAUDIO_VERSION+${TORCH_INDEX##*/}"; } \
+ && mkdir -p /app/requirements \
+ && printf 'torch==%s\ntorchaudio==%s\n' "$TORCH_VERSION" "$TORCHAUDIO_VERSION" > /app/requirements/torch.txt
+# PyPI's torch names its CUDA libraries as packages of their own, cu118's carries them.
+COPY requirements/torch-pypi.txt requirements/worker.txt /app/requirements/
+RUN install="/opt/uv/bin/uv pip install --no-cache --python /opt/venv --no-deps --require-hashes --compile-bytecode" \
+ && install="$install --build-constraint /app/requirements/worker.txt" \
  && if grep -q '^Requires-Dist: nvidia-cudnn' /opt/venv/lib/python3.11/site-packages/torch-*.dist-info/METADATA; then \
-      /opt/uv/bin/uv pip install --no-cache --python /opt/venv --no-deps --require-hashes -r /app/requirements/torch-pypi.txt; \
-    fi
-COPY requirements/worker.txt /app/requirements/
-RUN /opt/uv/bin/uv pip install --no-cache --python /opt/venv --no-deps --require-hashes --compile-bytecode \
-      --build-constraint /app/requirements/worker.txt -r /app/requirements/worker.txt
+      $install -r /app/requirements/torch-pypi.txt; \
+    fi \
+ && $install -r /app/requirements/worker.txt
 
 # none: built on a base without CUDA; the doctor then says "not checked", and a GPU start is refused.
 ARG GPU_STACK=cu118
@@ -86,6 +91,7 @@ ENV SPILLWAY_GPU_STACK=$GPU_STACK \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_REQUIRE_CUDA=cuda>=12.0 \
+    CUDA_DEVICE_ORDER=PCI_BUS_ID \
     CUDA_CACHE_PATH=/var/lib/spillway/cuda-cache \
     CUDA_CACHE_MAXSIZE=4294967296 \
     HF_HOME=/var/lib/spillway/models/.hub \

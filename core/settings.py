@@ -11,7 +11,10 @@ from core.errors import SettingsError
 
 PREFIX = "SPILLWAY_"
 FILE_SUFFIX = "_FILE"  # SPILLWAY_X_FILE names the file that holds x: how containers are handed secrets
-NOT_OURS = ("SPILLWAY_URL", "SPILLWAY_API_KEY")  # the client's: where the service is, and its key
+NOT_OURS = (
+    "SPILLWAY_URL", "SPILLWAY_API_KEY",  # the client's: where the service is, and its key
+    "SPILLWAY_PUBLISH_ADDRESS", "SPILLWAY_PUBLISH_PORT", "SPILLWAY_SERVICE_IMAGE", "SPILLWAY_WORKER_IMAGE",  # compose's own
+)  # fmt: skip
 
 
 class Settings(BaseModel):
@@ -20,7 +23,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
     # Where things are
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis: job records, the queue, wake-ups.")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False, description="Redis: job records, the queue, wake-ups.")
     file_store_dir: Path = Field(Path("/var/lib/spillway/files"), description="Uploads, stage products and transcripts.")
     model_dir: Path = Field(Path("/var/lib/spillway/models"), description="Model files, filled by `python -m worker.model_files pull`.")
     ffmpeg: str = Field("ffmpeg", description="The ffmpeg program: a name on PATH or a path.")

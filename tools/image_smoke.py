@@ -3,6 +3,7 @@ in the middle of the job, takes the stack down and up again, and leaves nothing 
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import sys
@@ -22,7 +23,7 @@ from tools.containers import CUDA_INDEX, PACKAGE_INDEX, ContainerFailed, Docker,
 from tools.stack_parts import ROOT, free_port
 
 SERVICE, WORKER = "spillway-service:smoke", "spillway-worker:smoke"
-BASE_IMAGE = "nvidia/cuda:12.4.0-devel-ubuntu22.04"
+BASE_IMAGE = "nvidia/cuda:12.4.0-devel-ubuntu22.04"  # the variable of this name takes another, as in compose
 REDIS_IMAGE = "redis:7.4-bookworm"
 SAMPLE = ROOT / "samples" / "dialogue.flac"
 CONTEXT = ("client", "core", "dispatcher", "requirements", "samples", "service", "worker")  # what .dockerignore lets through
@@ -39,6 +40,7 @@ class SmokeFailed(Exception):
 class Base:
     """What the images are built on here, and what that leaves unproven."""
 
+    image: str
     is_stand_in: bool
     has_cuda_index: bool
 
@@ -49,11 +51,11 @@ class Base:
     def arguments(self) -> dict[str, str]:
         index = CUDA_INDEX if self.has_cuda_index else PACKAGE_INDEX
         python = {"PYTHON_SOURCE": "distro"} if self.is_stand_in else {}
-        return {"TORCH_INDEX": index, "GPU_STACK": "cu118" if self.has_gpu_stack else "none", **python}
+        return {"BASE_IMAGE": self.image, "TORCH_INDEX": index, "GPU_STACK": "cu118" if self.has_gpu_stack else "none", **python}
 
     def unproven(self) -> Iterator[str]:
         if self.is_stand_in:
-            yield f"{BASE_IMAGE} is a stand-in here: that the real one brings cuBLAS 12 and libnvrtc.so, and Python by uv"
+            yield f"{self.image} is a stand-in here: that the real one brings cuBLAS 12 and libnvrtc.so, and Python by uv"
         if not self.has_cuda_index:
             yield f"{CUDA_INDEX} was not reached: the cu118 build of the torch pair"
         yield "a GPU: `docker compose run --rm worker python -m worker.doctor --deep` on a GPU box"
@@ -79,7 +81,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def smoke(given: argparse.Namespace) -> None:
-    docker = find_docker()
+    docker, received = find_docker(), _received_bytes()
     base = _base(docker)
     _say(f"built with {' '.join(f'{name}={value}' for name, value in base.arguments().items())}")
     _build(docker, base, cold=given.cold)
@@ -88,6 +90,8 @@ def smoke(given: argparse.Namespace) -> None:
     _a_lame_image_is_not_built(docker)
     with _stack(docker) as stack:
         _run_through(stack)
+    if given.cold:
+        _say(f"this machine received {_gigabytes(_received_bytes() - received)} meanwhile: packages and models, the base images not")
     for line in base.unproven():
         _say(f"not proven here: {line}")
     sizes = ", ".join(f"{image.partition(':')[0]} {_gigabytes(docker.size_bytes(image))}" for image in (SERVICE, WORKER))
@@ -100,7 +104,8 @@ def _base(docker: Docker) -> Base:
         reached = answer.is_success
     except httpx.HTTPError:
         reached = False
-    return Base(docker.label(BASE_IMAGE, "stand-in") is not None, reached)
+    image = os.environ.get("BASE_IMAGE") or BASE_IMAGE
+    return Base(image, docker.label(image, "stand-in") is not None, reached)
 
 
 def _build(docker: Docker, base: Base, *, cold: bool) -> None:
@@ -265,6 +270,12 @@ def _volume_size(stack: Project) -> str:
 
 def _show_logs(stack: Project) -> None:
     print(stack.run("logs", "--no-color", "--tail=30"), file=sys.stderr)
+
+
+def _received_bytes() -> int:
+    """By the network cards of this machine, whoever asked; the engine's own bridges are not counted twice."""
+    cards = (card for card in Path("/sys/class/net").iterdir() if (card / "device").exists())
+    return sum(int((card / "statistics" / "rx_bytes").read_text()) for card in cards)
 
 
 def _timed(work: Callable[[], object]) -> float:

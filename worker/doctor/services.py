@@ -57,7 +57,7 @@ def modal_finding(settings: Settings) -> Finding:
     token, secret = settings.modal_token_id, settings.modal_token_secret
     remedy = "set SPILLWAY_MODAL_TOKEN_ID (ak-…) and SPILLWAY_MODAL_TOKEN_SECRET (as-…), both as `modal token new` shows them, or neither"
     if not token and not secret:
-        return Finding("Modal token", Verdict.OK, "not configured: bursts are off")
+        return Finding("Modal token", Verdict.OK, "not given to the worker: bursts are off, or the dispatcher alone has it")
     if not token or not secret:
         return Finding("Modal token", Verdict.WRONG, f"only its {'id' if token else 'secret'} is set", remedy)
     if not (token.startswith("ak-") and secret.startswith("as-")):
