@@ -91,7 +91,7 @@ def test_a_file_store_without_room_for_the_largest_upload_is_warned_of(tmp_path:
 @pytest.mark.parametrize(
     ("token", "secret", "verdict", "found"),
     [
-        (None, None, Verdict.OK, "not given to the worker"),
+        (None, None, Verdict.OK, "not given to the worker: bursts are off, or the dispatcher alone has it"),
         ("ak-1", None, Verdict.WRONG, "only its id is set"),
         (None, "as-1", Verdict.WRONG, "only its secret is set"),
         ("as-1", "ak-1", Verdict.WRONG, "the id does not begin with ak-, or the secret not with as-"),
