@@ -132,18 +132,20 @@ def test_an_image_with_a_library_missing_does_not_pass_its_build(ffmpeg: str) ->
 
 
 @pytest.mark.parametrize(
-    ("stack", "device", "why"),
+    ("stack", "device", "occasion", "why"),
     [
-        ("auto", "cpu", "SPILLWAY_DEVICE=cpu"),
-        ("none", "cpu", "built without CUDA (GPU_STACK=none)"),
-        ("none", "cuda", "built without CUDA (GPU_STACK=none)"),
-        ("auto", "cuda", ""),
-        ("cu118", "cuda", ""),
-        ("cu118", "cpu", ""),
+        ("auto", "cpu", Occasion.BUILD, "SPILLWAY_DEVICE=cpu"),
+        ("none", "cpu", Occasion.START, "built without CUDA (GPU_STACK=none)"),
+        ("none", "cuda", Occasion.START, "built without CUDA (GPU_STACK=none)"),
+        ("auto", "cuda", Occasion.START, ""),
+        ("cu118", "cuda", Occasion.START, ""),
+        ("cu118", "cpu", Occasion.BUILD, ""),
+        ("cu118", "cpu", Occasion.BY_HAND, ""),
+        ("cu118", "cpu", Occasion.START, "SPILLWAY_DEVICE=cpu"),
     ],
 )
-def test_libraries_are_asked_for_where_a_gpu_is_to_be_used(stack: str, device: str, why: str) -> None:
-    assert why_not_asked(Settings.model_validate({"gpu_stack": stack, "device": device})) == why
+def test_libraries_are_asked_for_where_a_gpu_is_to_be_used(stack: str, device: str, occasion: Occasion, why: str) -> None:
+    assert why_not_asked(Settings.model_validate({"gpu_stack": stack, "device": device}), occasion) == why
 
 
 def test_a_gpu_is_refused_by_what_was_built_without_one_save_at_its_build() -> None:
