@@ -4,8 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-from core import log
-from core.errors import SettingsError
+from core.process import begin
 from core.settings import Settings, variable
 from worker.crew import Crew
 from worker.slots import slot_of_gpu
@@ -15,11 +14,7 @@ COMMAND = (sys.executable, "-m", "worker.celery_app")
 
 
 def main() -> int:
-    try:
-        settings = Settings.from_environment()
-    except SettingsError as error:
-        sys.exit(f"spillway worker: {error}")
-    log.configure("worker", level=settings.log_level, form=settings.log_format)
+    settings = begin("worker")
     return Crew(COMMAND, environments(settings, os.environ, visible_gpus_elsewhere)).run()
 
 

@@ -12,10 +12,11 @@ from uuid import uuid4
 from celery.signals import worker_ready
 
 from core import log, wakeups
-from core.errors import ModelMissing, SettingsError, SpillwayError
+from core.errors import ModelMissing, SpillwayError
 from core.file_store import LocalFileStore
 from core.job_store import JobStore, Runner, WorkerReport, WorkerState
 from core.media import Ffmpeg
+from core.process import begin
 from core.redis_steps import connect
 from core.settings import Settings, variable
 from worker.crew import UNFIT
@@ -36,11 +37,7 @@ BROKEN = 70  # exit status: an internal error (sysexits.h); the supervisor start
 
 
 def main() -> None:
-    try:
-        settings = Settings.from_environment()
-    except SettingsError as error:
-        sys.exit(f"spillway worker: {error}")
-    log.configure("worker", level=settings.log_level, form=settings.log_format)
+    settings = begin("worker")
     threading.excepthook = _end_process
     slot = _slot(settings)
     me = Runner(slot.name, uuid4().hex)
