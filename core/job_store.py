@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
-from core.errors import IdempotencyConflict, JobNotFound, QueueFull
+from core.errors import IdempotencyConflict, JobNotFound, QueueFull, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, is_reachable, redis_away
 from core.transcript import Notice
@@ -108,17 +108,26 @@ class JobStore:
 
     # Clients
 
-    def submit(self, job: NewJob, *, max_queued: int, idempotency_key: str = "", idempotency_ttl_s: int = 86400) -> tuple[Job, bool]:
-        """The job, and whether it is new. Raises `IdempotencyConflict`, `QueueFull`."""
+    def submit(
+        self, job: NewJob, *, max_queued: int, max_of_key: int = 0, idempotency_key: str = "", idempotency_ttl_s: int = 86400
+    ) -> tuple[Job, bool]:
+        """The job, and whether it is new. Raises `IdempotencyConflict`, `QueueFull`, `TooManyJobs`; 0 of a key is no limit."""
         outcome, detail = self._steps.run(
             "submit", job.id, job.model_dump_json(), job.key_id, job.options.priority, _ms(job.work_s),
-            idempotency_key, job.fingerprint, idempotency_ttl_s * 1000, max_queued,
+            idempotency_key, job.fingerprint, idempotency_ttl_s * 1000, max_queued, max_of_key,
         )  # fmt: skip
         if outcome == "conflict":
             raise IdempotencyConflict(f"this Idempotency-Key was used for job {detail} with another file or other options: use a new key")
+        if outcome == "too many":
+            raise _too_many(int(detail))
         if outcome == "full":
             raise QueueFull(f"the queue is full: {detail} jobs wait; try again later")
         return self.get(str(detail)), outcome == "created"
+
+    def check_room_for(self, key_id: str, *, max_of_key: int) -> None:
+        """Raises `TooManyJobs` when the API key has that many jobs that have not ended; 0 is no limit."""
+        if max_of_key and (unfinished := int(self._steps.run("unfinished", key_id, max_of_key))) >= max_of_key:
+            raise _too_many(unfinished)
 
     def get(self, job_id: str, *, key_id: str | None = None) -> Job:
         """Raises `JobNotFound`, also for the job of another API key than `key_id`, if that is given."""
@@ -366,6 +375,10 @@ def _report(said: dict[str, Any], jobs_in_flight: int) -> WorkerReport:
 
 def _not_found(job_id: str) -> JobNotFound:
     return JobNotFound(f"there is no job {job_id}: it never was, or it was deleted")
+
+
+def _too_many(unfinished: int) -> TooManyJobs:
+    return TooManyJobs(f"{unfinished} jobs of this API key wait or run, as many as it may have: send more when some have ended")
 
 
 def _outcomes(flat: Sequence[str]) -> dict[str, JobState]:

@@ -10,6 +10,7 @@ from core.api_keys import ApiKeys
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
+from core.request_rates import RequestRates
 from core.settings import Settings
 from service.places import Places
 
@@ -18,6 +19,7 @@ from service.places import Places
 class Collaborators:
     settings: Settings
     keys: ApiKeys | None  # None in open access
+    rates: RequestRates
     jobs: JobStore
     files: LocalFileStore
     ffmpeg: Ffmpeg

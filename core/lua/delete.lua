@@ -10,7 +10,10 @@ for n = 1, #deliveries do
   redis.call('DEL', ns .. ':delivery:' .. id .. ':' .. n)
 end
 redis.call('ZREM', ns .. ':jobs', id)
-if key_id then redis.call('ZREM', ns .. ':jobs:' .. key_id, id) end
+if key_id then
+  redis.call('ZREM', ns .. ':jobs:' .. key_id, id)
+  redis.call('SREM', ns .. ':unfinished:' .. key_id, id)
+end
 changed(id)
 redis.call('DEL', job_key(id))
 return 1
