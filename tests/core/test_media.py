@@ -6,7 +6,6 @@ import subprocess
 from array import array
 from contextlib import suppress
 from pathlib import Path
-from threading import get_native_id
 from time import monotonic
 
 import pytest
@@ -15,6 +14,7 @@ from core.errors import InvalidMedia, JobCancelled, OurError
 from core.media import Ffmpeg
 from core.media_process import BUSY_THREADS
 from tests.conftest import wait_for
+from tests.core.watched import children
 
 TONE = ["-f", "lavfi", "-i", "sine=frequency=440:duration=2"]
 PICTURE = ["-f", "lavfi", "-i", "testsrc=duration=2:size=64x64:rate=5"]
@@ -208,11 +208,6 @@ def test_an_ffmpeg_that_lacks_a_library_is_not_blamed_on_the_recording(tmp_path:
 def test_a_recording_that_was_deleted_meanwhile_is_ours(media: Ffmpeg, tmp_path: Path) -> None:
     with pytest.raises(OurError, match="not in the file store"):
         media.decode(tmp_path / "gone.wav")
-
-
-def children() -> set[str]:
-    """Processes that this thread started and nobody waited for, dead ones included."""
-    return set(Path(f"/proc/self/task/{get_native_id()}/children").read_text().split())
 
 
 def test_a_check_that_raises_ends_ffmpeg_and_leaves_nothing(tmp_path: Path) -> None:
