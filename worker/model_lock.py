@@ -1,14 +1,15 @@
 """What lies in the model folder: the lock beside the models, digests of the files, and one downloader at a time.
 
 `models.lock.json` says what was pulled and is held to; `.digests.json` remembers digests of unchanged files
-(same size, time and inode), so that a start does not read gigabytes again, and may be deleted at any time.
+(same size, times and inode), so that a start does not read gigabytes again, and may be deleted at any time. Both guard against
+files that were damaged or replaced, not against somebody who may write this folder as we may.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from worker.model_catalog import HubSource, Model, Pin
 
 LOCK_FILE = "models.lock.json"
 DIGESTS_FILE = ".digests.json"
+OWN_FOLDER = "own folder"
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,51 @@ def recorded(model: Model, model_dir: Path) -> Record | None:
     return None if record and pinned and len(pinned) == 40 and record.revision != pinned else record
 
 
-def expected_files(model: Model, model_dir: Path) -> Mapping[str, Pin | None]:
-    """What must be there; a file without a pin (never pulled by us, filled by hand) may be anything."""
-    if model.is_pinned:
-        return model.files
-    record = read_lock(model_dir).get(model.name)
-    return record.files if record else dict.fromkeys(model.required)
+def check(model: Model, model_dir: Path) -> None:
+    """Holds the folder to the digests of the catalog or of the first pull; raises `ModelMissing` naming the first file that is
+    missing, not what it must be, or in no record: a loader might prefer it to one that is.
+    """
+    folder, pull = model_dir / model.name, f"run `{pull_command(model, model_dir)}`"
+    record = None if model.is_pinned else read_lock(model_dir).get(model.name)
+    for name in model.required:
+        if not (folder / name).is_file():
+            raise ModelMissing(f"{folder / name} is missing: {pull}")
+    if not (model.is_pinned or record):
+        raise ModelMissing(f"{folder} was filled without a record in {LOCK_FILE}: {pull}, or bring that file along with the folder")
+    pins = model.files if record is None else record.files
+    hold(folder, pins, files_in(folder), model_dir, remedy=pull)
 
 
-def check(model: Model, model_dir: Path, *, quick: bool) -> None:
-    """Raises `ModelMissing` naming the first file that is missing or not what it must be; `quick` looks at sizes only."""
-    for name, pin in expected_files(model, model_dir).items():
-        path = model_dir / model.name / name
+def check_own(folder: Path, patterns: Iterable[str], model_dir: Path) -> None:
+    """A user's own folder outside of ours: what is in it at first is the user's word, and from then on it is held to it.
+
+    Raises `ModelMissing`, `OSError` if the word cannot be kept.
+    """
+    files = {path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    record = read_lock(model_dir).get(str(folder))
+    if record is None:
+        pins = {name: Pin(digest(folder / name, model_dir), (folder / name).stat().st_size) for name in sorted(files)}
+        model_dir.mkdir(parents=True, exist_ok=True)
+        return write_record(model_dir, str(folder), Record(OWN_FOLDER, None, pins))
+    remedy = f"if you changed it, delete {folder} from {model_dir / LOCK_FILE}, and it is recorded anew"
+    hold(folder, record.files, files, model_dir, remedy=remedy)
+
+
+def hold(folder: Path, pins: Mapping[str, Pin], files: Collection[str], model_dir: Path, *, remedy: str) -> None:
+    for name, pin in pins.items():
+        path = folder / name
         if not path.is_file():
-            raise ModelMissing(f"{path} is missing: run `{pull_command(model, model_dir)}`")
-        if pin and (path.stat().st_size != pin.bytes or not (quick or digest(path, model_dir) == pin.sha256)):
-            raise ModelMissing(f"{path} is not the file that was recorded (damaged or replaced): run `{pull_command(model, model_dir)}`")
+            raise ModelMissing(f"{path} is missing: {remedy}")
+        if path.stat().st_size != pin.bytes or digest(path, model_dir) != pin.sha256:
+            raise ModelMissing(f"{path} is not the file that was recorded (damaged or replaced): {remedy}")
+    if unknown := sorted(set(files) - pins.keys()):
+        raise ModelMissing(f"{folder / unknown[0]} is in no record, and a loader might take it: delete it, or {remedy}")
+
+
+def files_in(folder: Path) -> set[str]:
+    """By their paths in it, but for hidden ones, which no loader reads."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return {str(path) for path in paths if not any(part.startswith(".") for part in path.parts)}
 
 
 def pull_command(model: Model, model_dir: Path) -> str:
@@ -75,7 +106,7 @@ def pull_command(model: Model, model_dir: Path) -> str:
 
 def digest(path: Path, model_dir: Path) -> str:
     """sha256 of a file, remembered while the file stays the same."""
-    known = _remembered(model_dir).get(str(path.relative_to(model_dir)), {})
+    known = _remembered(model_dir).get(_name(path, model_dir), {})
     if known.get("stamp") == _stamp(path):
         return str(known["sha256"])
     found = sha256(path)
@@ -84,7 +115,7 @@ def digest(path: Path, model_dir: Path) -> str:
 
 
 def remember(path: Path, found: str, model_dir: Path) -> None:
-    entry = {str(path.relative_to(model_dir)): {"stamp": _stamp(path), "sha256": found}}
+    entry = {_name(path, model_dir): {"stamp": _stamp(path), "sha256": found}}
     with contextlib.suppress(OSError):  # a read-only folder only costs reading again
         _replace(model_dir / DIGESTS_FILE, _remembered(model_dir) | entry)
 
@@ -118,9 +149,14 @@ def _remembered(model_dir: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _name(path: Path, model_dir: Path) -> str:
+    return str(path.relative_to(model_dir) if path.is_relative_to(model_dir) else path)
+
+
 def _stamp(path: Path) -> list[int]:
+    """With the time of the last change of any kind, which nobody can set back as `touch` sets the other."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from time import monotonic
 from core.errors import ModelMissing
 from core.log import logger
 from worker.engine.alignment import ForcedAligner
-from worker.model_files import AlignmentFiles, resolve_alignment
+from worker.model_files import resolve_alignment
 
 log = logger("worker.aligners")
 MOST_LOADED = 3  # a wav2vec2 large takes 1.3 GB in float32; the least recently used one leaves
@@ -41,26 +41,26 @@ class Aligners:
     def get(self, language: str) -> NamedAligner | None:
         """None if no model of the language is there (yet), or the one that is there is damaged, which the log says."""
         try:
-            files = resolve_alignment(language, self._model_dir)
-            if files:
-                return self._load(files, language)
+            with self._lock:
+                if language in self._loaded or self._load(language):
+                    self._loaded.move_to_end(language)
+                    return self._loaded[language]
         except ModelMissing as error:
             log.error("alignment model unusable", language=language, reason=str(error))
             return None
         self._bring(language)
         return None
 
-    def _load(self, files: AlignmentFiles, language: str) -> NamedAligner:
-        with self._lock:
-            if language not in self._loaded:
-                folder = files.path.parent if files.bundle else files.path
-                aligner = ForcedAligner.load(folder, language, self._device, bundle=files.bundle)
-                self._loaded[language] = NamedAligner(files.name, aligner)
-            self._loaded.move_to_end(language)
-            found = self._loaded[language]
-            while len(self._loaded) > MOST_LOADED:
-                self._loaded.popitem(last=False)
-        return found
+    def _load(self, language: str) -> bool:
+        """Whether there was one. Its digest may be taken here, so once for each time it is loaded and not for each job."""
+        files = resolve_alignment(language, self._model_dir)
+        if files is None:
+            return False
+        folder = files.path.parent if files.bundle else files.path
+        self._loaded[language] = NamedAligner(files.name, ForcedAligner.load(folder, language, self._device, bundle=files.bundle))
+        if len(self._loaded) > MOST_LOADED:
+            self._loaded.popitem(last=False)
+        return True
 
     def _bring(self, language: str) -> None:
         with self._lock:
