@@ -6,6 +6,8 @@ SpillwayError
 │   │   └── UnknownOption
 │   ├── InvalidMedia           415, 422: no audio in it, or not decodable
 │   ├── TooLarge               413
+│   ├── Unauthorized           401: no API key, or none that is good
+│   ├── Forbidden              403: the key's scope is not enough
 │   ├── JobNotFound            404
 │   ├── TranscriptNotReady     409
 │   ├── IdempotencyConflict    409
@@ -13,6 +15,7 @@ SpillwayError
 │   ├── ServiceBusy            503 with Retry-After
 │   ├── SettingsError          a process does not start
 │   └── ModelMissing           the model files are not there, or not what was recorded
+│       └── ModelSourceAway    where they come from does not answer: a later try may
 └── OurError                   ours: retried, generic outside, detailed in the log
     ├── StoreUnavailable       503: Redis is away
     ├── DiskFull               507
@@ -61,8 +64,20 @@ class TooLarge(CallerError):
     code = "too_large"
 
 
+class Unauthorized(CallerError):
+    """The call carries no API key, or none that is known here and not revoked."""
+
+    code = "unauthorized"
+
+
+class Forbidden(CallerError):
+    """The caller is known, and may not do this."""
+
+    code = "forbidden"
+
+
 class JobNotFound(CallerError):
-    """There is no such job, or it was deleted."""
+    """There is no such job, it was deleted, or it is another API key's."""
 
     code = "job_not_found"
 
@@ -109,6 +124,10 @@ class ModelMissing(CallerError):
     """A model's files are missing, incomplete, gated or not those that were recorded; the message says how to get them."""
 
     code = "model_missing"
+
+
+class ModelSourceAway(ModelMissing):
+    """The network, or the host that the files come from, is away."""
 
 
 class OurError(SpillwayError):

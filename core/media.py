@@ -58,6 +58,13 @@ class Ffmpeg:
         """Raises `OurError` when there is no ffmpeg."""
         return self._run(["-version"], None, Bounds(TIMEOUT_FLOOR_S)).output.decode(errors="replace").split("\n")[0]
 
+    def listed(self, kind: str) -> frozenset[str]:
+        """Names that this build has of a kind: `protocols`, `demuxers`, `decoders`, `filters`. Raises `OurError`."""
+        said = self._run([f"-{kind}"], None, Bounds(TIMEOUT_FLOOR_S)).output.decode(errors="replace")
+        rows = [line.split() for line in said.splitlines()]
+        # A protocol stands alone on its line; the others behind their flags, those of one demuxer joined by commas.
+        return frozenset(name for row in rows if row for name in row[min(1, len(row) - 1)].split(","))
+
     def probe(self, path: Path, *, timeout_s: float | None = None) -> Media:
         """Duration by the time stamps of every packet of the first audio stream: headers lie or are missing. Raises `InvalidMedia`.
 

@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from core.errors import StoreUnavailable
 
+NAMESPACE = "spillway"
 STEPS = ("submit", "claim", "beat", "keep", "finish", "cancel", "release", "retry", "reclaim_expired", "reclaim_slot", "delete")
 RedisClient = Any  # redis-py types every reply as a union with bytes; with decode_responses on it is str
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from core.errors import SettingsError
 
 PREFIX = "SPILLWAY_"
-NOT_OURS = ("SPILLWAY_URL",)  # the client's: where the service is
+FILE_SUFFIX = "_FILE"  # SPILLWAY_X_FILE names the file that holds x: how containers are handed secrets
+NOT_OURS = ("SPILLWAY_URL", "SPILLWAY_API_KEY")  # the client's: where the service is, and its key
 
 
 class Settings(BaseModel):
@@ -61,14 +62,18 @@ class Settings(BaseModel):
     device: Literal["cuda", "cpu"] = Field("cuda", description="`cuda`, or `cpu` by your own choice: a GPU worker never falls back to it.")
     gpu_stack: Literal["auto", "cu118", "none"] = Field(
         "auto",
-        description="CUDA libraries that must be there: `cu118` torch's own, `auto` what torch brings; `none` was built without, and refuses a GPU.",
+        description="CUDA libraries to be found: `cu118` torch's own, `auto` what torch brings; `none`: built without, and refuses a GPU.",
     )
     device_index: int = Field(0, ge=0, description="Which GPU, counted from 0.")
-    compute_type: str = Field("auto", description="CTranslate2 compute type; `auto` is float16 on cuda, int8 on cpu.")
+    compute_type: str = Field(
+        "auto", description="CTranslate2 compute type; `auto` is int8 on cpu, on cuda what the GPU and its memory allow (docs/gpu.md)."
+    )
     cpu_threads: int = Field(0, ge=0, description="Threads of the engine on cpu; 0 is one per core.")
-    asr_batch_size: int = Field(16, ge=1, le=256, description="Most 30-s windows in one Whisper batch, gathered from all jobs in flight.")
+    asr_batch_size: int = Field(
+        0, ge=0, le=256, description="Most 30-s windows in one Whisper batch, from all jobs in flight; 0: by the GPU's memory, 16 on cpu."
+    )
     segmentation_batch_size: int = Field(
-        32, ge=1, le=256, description="Most windows in one batch of speaker segmentation and of embeddings."
+        0, ge=0, le=256, description="Most windows in one batch of speaker segmentation and embeddings; 0: by the GPU's memory, 8 on cpu."
     )
     beam_size: int = Field(5, ge=1, le=20, description="Beams of Whisper's search.")
     vad_onset: float = Field(0.5, gt=0, lt=1, description="Speech begins above this probability.")
@@ -76,7 +81,7 @@ class Settings(BaseModel):
 
     # The queue
     worker_slot: str | None = Field(
-        None, description="A name that a restarted worker keeps, its own for each worker; host, device and index if unset."
+        None, description="A name that a restarted worker keeps; workers that share one are numbered; host, device and index if unset."
     )
     max_jobs_in_flight: int = Field(32, ge=1, le=256, description="Most jobs that one worker runs at once.")
     max_audio_in_flight_s: float = Field(
@@ -109,18 +114,20 @@ class Settings(BaseModel):
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """The settings of this process.
 
-        Raises `SettingsError` naming every variable that is unknown or wrong. An empty variable counts as unset.
+        Raises `SettingsError` naming every variable that is unknown or wrong. An empty variable counts as unset;
+        `SPILLWAY_X_FILE` in place of `SPILLWAY_X` names a file that holds the value.
         """
         given = {
             name: value
             for name, value in (os.environ if environment is None else environment).items()
             if name.startswith(PREFIX) and name not in NOT_OURS and value
         }
-        unknown = sorted(name for name in given if field_name(name) not in cls.model_fields)
+        unknown = sorted(name for name in given if field_name(_plain(name)) not in cls.model_fields)
         if unknown:
             raise SettingsError(f"unknown setting {', '.join(unknown)}: the README's table lists them all")
+        values = _with_files_read(given)
         try:
-            return cls.model_validate({field_name(name): _parsed(field_name(name), value) for name, value in given.items()})
+            return cls.model_validate({field_name(name): _parsed(field_name(name), value) for name, value in values.items()})
         except ValidationError as error:
             raise SettingsError("; ".join(_complaint(problem) for problem in error.errors())) from None
 
@@ -131,6 +138,29 @@ def variable(field: str) -> str:
 
 def field_name(variable_name: str) -> str:
     return variable_name.removeprefix(PREFIX).lower()
+
+
+def _plain(variable_name: str) -> str:
+    """Without the suffix that makes it name a file."""
+    return variable_name.removesuffix(FILE_SUFFIX)
+
+
+def _with_files_read(given: Mapping[str, str]) -> dict[str, str]:
+    both = sorted(name for name in given if name != _plain(name) and _plain(name) in given)
+    if both:
+        raise SettingsError("; ".join(f"{_plain(name)} and {name} are both set: unset one of them" for name in both))
+    return {_plain(name): value if name == _plain(name) else _content(name, value) for name, value in given.items()}
+
+
+def _content(name: str, path: str) -> str:
+    try:
+        content = Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(f"{name} is {path}, which cannot be read: {why}") from None
+    if not content:
+        raise SettingsError(f"{name} is {path}, which is empty: put the value in, or unset the variable")
+    return content
 
 
 def _parsed(field: str, value: str) -> Any:

@@ -6,6 +6,7 @@ from typing import cast
 
 from flask import Flask, current_app
 
+from core.api_keys import ApiKeys
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
@@ -16,6 +17,7 @@ from service.places import Places
 @dataclass(frozen=True)
 class Collaborators:
     settings: Settings
+    keys: ApiKeys | None  # None in open access
     jobs: JobStore
     files: LocalFileStore
     ffmpeg: Ffmpeg

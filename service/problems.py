@@ -17,6 +17,8 @@ STATUSES: dict[type[errors.SpillwayError], int] = {
     errors.UnknownOption: 422,
     errors.InvalidMedia: 422,
     errors.TooLarge: 413,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
     errors.JobNotFound: 404,
     errors.TranscriptNotReady: 409,
     errors.IdempotencyConflict: 409,
@@ -55,6 +57,8 @@ def problem(status: int, code: str, detail: str, *, field: str | None = None, re
     response = Response(body.model_dump_json(exclude_none=True), status, mimetype=MEDIA_TYPE)
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(retry_after_s)
+    if status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

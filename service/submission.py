@@ -9,6 +9,7 @@ from core.errors import InvalidMedia, InvalidRequest, QueueFull, StoreUnavailabl
 from core.file_store import input_key
 from core.job import Job, JobOptions, NewJob
 from core.log import logger
+from service.access import caller
 from service.collaborators import Collaborators
 from service.uploads import receive
 from service.validation import options_of
@@ -53,6 +54,7 @@ def _stored(request: Request, given: Collaborators, job_id: str) -> NewJob:
         _check_duration(duration_s, options, given.settings.max_duration_s)
     return NewJob(
         id=job_id,
+        key_id=caller().key_id,
         duration_s=duration_s,
         filename=upload.filename,
         input_key=upload.file.key,

@@ -9,6 +9,7 @@ from core.errors import TranscriptNotReady
 from core.job import Job, JobState
 from core.render import MEDIA_TYPES, Format, render
 from core.transcript import Transcript
+from service.access import visible_job
 from service.collaborators import given
 from service.jobs import JobPath
 from service.problems import RESPONSES
@@ -30,7 +31,7 @@ class FormatQuery(BaseModel):
 
 @api.get("/v1/jobs/<job_id>/transcript", summary="Read the transcript", responses={200: Transcript})
 def get_transcript(path: JobPath, query: FormatQuery) -> Response:
-    job = given().jobs.get(path.job_id)
+    job = visible_job(path.job_id)
     content = _kept(job)
     body = content if query.format == Format.JSON else render(Transcript.model_validate_json(content), query.format)
     return Response(body, content_type=MEDIA_TYPES[query.format])

@@ -5,6 +5,7 @@ from functools import partial
 from flask import Flask
 
 from core import log
+from core.api_keys import ApiKeys, key_secrets
 from core.errors import SettingsError
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
@@ -12,9 +13,9 @@ from core.media import Ffmpeg
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings
 from core.wakeups import celery_app, wake
+from service.access import is_loopback
 from service.app import make_app
 from service.collaborators import Collaborators
-from service.edge import is_loopback
 from service.places import RESERVED_THREADS, Places
 
 REDIS_TIMEOUT_S = 2.0  # a request that waits for Redis holds a thread
@@ -23,9 +24,12 @@ REDIS_TIMEOUT_S = 2.0  # a request that waits for Redis holds a thread
 def create() -> Flask:
     settings = checked_settings()
     log.configure("service", level=settings.log_level, form=settings.log_format)
+    log.logger("service").info("starting", access=settings.access, host=settings.host, port=settings.port)
+    redis = redis_client(settings)
     collaborators = Collaborators(
         settings=settings,
-        jobs=JobStore(redis_client(settings)),
+        keys=ApiKeys(redis, key_secrets(settings)) if settings.access == "keys" else None,
+        jobs=JobStore(redis),
         files=LocalFileStore(settings.file_store_dir),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),
@@ -38,8 +42,7 @@ def create() -> Flask:
 def checked_settings() -> Settings:
     """Raises `SettingsError` for what the service cannot run with."""
     settings = Settings.from_environment()
-    if not is_loopback(settings.host):
-        raise SettingsError(f"SPILLWAY_HOST is {settings.host}: API keys are not there yet, so listen on loopback only, as on 127.0.0.1")
+    _check_access(settings)
     most = settings.service_threads - RESERVED_THREADS - 1
     if settings.event_streams_max > most:
         raise SettingsError(
@@ -47,6 +50,16 @@ def checked_settings() -> Settings:
             f" (SPILLWAY_SERVICE_THREADS) at most {most} leave room for uploads and probes"
         )
     return settings
+
+
+def _check_access(settings: Settings) -> None:
+    if settings.access == "keys":
+        key_secrets(settings)
+    elif not is_loopback(settings.host):
+        raise SettingsError(
+            f"SPILLWAY_ACCESS is open and SPILLWAY_HOST is {settings.host}: without keys listen on loopback only, as on 127.0.0.1,"
+            " or set SPILLWAY_ACCESS=keys"
+        )
 
 
 def redis_client(settings: Settings) -> RedisClient:

@@ -53,48 +53,61 @@ def recorded(model: Model, model_dir: Path) -> Record | None:
     return None if record and pinned and len(pinned) == 40 and record.revision != pinned else record
 
 
+def expected_files(model: Model, model_dir: Path) -> Mapping[str, Pin | None]:
+    """What must be there; a file without a pin was never pulled by us, and is not loaded."""
+    if model.is_pinned:
+        return model.files
+    record = read_lock(model_dir).get(model.name)
+    return record.files if record else dict.fromkeys(model.required)
+
+
 def check(model: Model, model_dir: Path) -> None:
-    """Holds the folder to the digests of the catalog or of the first pull; raises `ModelMissing` naming the first file that is
-    missing, not what it must be, or in no record: a loader might prefer it to one that is.
+    """Holds the folder to the digests of the catalog or of the first pull; raises `ModelMissing`."""
+    if found := fault(model, model_dir, quick=False):
+        raise ModelMissing(f"{found}: run `{pull_command(model, model_dir)}`")
+
+
+def fault(model: Model, model_dir: Path, *, quick: bool) -> str:
+    """What is wrong with the first file that is missing, not what it must be, or in no record; `quick` looks at sizes only.
+
+    Empty if nothing is.
     """
-    folder, pull = model_dir / model.name, f"run `{pull_command(model, model_dir)}`"
-    record = None if model.is_pinned else read_lock(model_dir).get(model.name)
-    for name in model.required:
-        if not (folder / name).is_file():
-            raise ModelMissing(f"{folder / name} is missing: {pull}")
-    if not (model.is_pinned or record):
-        raise ModelMissing(f"{folder} was filled without a record in {LOCK_FILE}: {pull}, or bring that file along with the folder")
-    pins = model.files if record is None else record.files
-    hold(folder, pins, files_in(folder), model_dir, remedy=pull)
+    folder, expected = model_dir / model.name, expected_files(model, model_dir)
+    pins = {name: pin for name, pin in expected.items() if pin}
+    absent = [name for name in expected if not (folder / name).is_file()]
+    if not absent and len(pins) < len(expected):
+        return f"{folder} has no record in {model_dir / LOCK_FILE}, which must come along when a folder is copied"
+    return f"{folder / absent[0]} is missing" if absent else _fault(folder, pins, _files_in(folder), model_dir, quick=quick)
 
 
 def check_own(folder: Path, patterns: Iterable[str], model_dir: Path) -> None:
     """A user's own folder outside of ours: what is in it at first is the user's word, and from then on it is held to it.
 
-    Raises `ModelMissing`, `OSError` if the word cannot be kept.
+    Raises `ModelMissing`, and `OSError` if the word cannot be kept.
     """
     files = {path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     record = read_lock(model_dir).get(str(folder))
     if record is None:
         pins = {name: Pin(digest(folder / name, model_dir), (folder / name).stat().st_size) for name in sorted(files)}
         model_dir.mkdir(parents=True, exist_ok=True)
-        return write_record(model_dir, str(folder), Record(OWN_FOLDER, None, pins))
-    remedy = f"if you changed it, delete {folder} from {model_dir / LOCK_FILE}, and it is recorded anew"
-    hold(folder, record.files, files, model_dir, remedy=remedy)
+        write_record(model_dir, str(folder), Record(OWN_FOLDER, None, pins))
+    elif found := _fault(folder, record.files, files, model_dir, quick=False):
+        remedy = f"if you changed it, delete the entry {folder} from {model_dir / LOCK_FILE}, and it is recorded anew"
+        raise ModelMissing(f"{found}: {remedy}")
 
 
-def hold(folder: Path, pins: Mapping[str, Pin], files: Collection[str], model_dir: Path, *, remedy: str) -> None:
+def _fault(folder: Path, pins: Mapping[str, Pin], files: Collection[str], model_dir: Path, *, quick: bool) -> str:
     for name, pin in pins.items():
         path = folder / name
         if not path.is_file():
-            raise ModelMissing(f"{path} is missing: {remedy}")
-        if path.stat().st_size != pin.bytes or digest(path, model_dir) != pin.sha256:
-            raise ModelMissing(f"{path} is not the file that was recorded (damaged or replaced): {remedy}")
-    if unknown := sorted(set(files) - pins.keys()):
-        raise ModelMissing(f"{folder / unknown[0]} is in no record, and a loader might take it: delete it, or {remedy}")
+            return f"{path} is missing"
+        if path.stat().st_size != pin.bytes or not (quick or digest(path, model_dir) == pin.sha256):
+            return f"{path} is not the file that was recorded (damaged or replaced)"
+    unknown = sorted(set(files) - pins.keys())
+    return f"{folder / unknown[0]} is in no record, and a loader might take it (delete it if it is yours)" if unknown else ""
 
 
-def files_in(folder: Path) -> set[str]:
+def _files_in(folder: Path) -> set[str]:
     """By their paths in it, but for hidden ones, which no loader reads."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     return {str(path) for path in paths if not any(part.startswith(".") for part in path.parts)}

@@ -226,10 +226,10 @@ def test_a_check_that_raises_ends_ffmpeg_and_leaves_nothing(tmp_path: Path) -> N
 
 
 def test_what_ffmpeg_started_ends_with_it(tmp_path: Path) -> None:
-    sessions: set[int] = set()
+    before, sessions = children(), set[int]()
     with pytest.raises(InvalidMedia, match="within"):
         stand_in(tmp_path, "sleep 60 &", "wait").decode(
-            tmp_path / "a.wav", timeout_s=0.8, check=lambda: sessions.update(int(pid) for pid in children())
+            tmp_path / "a.wav", timeout_s=0.8, check=lambda: sessions.update(int(pid) for pid in children() - before)
         )
     assert len(sessions) == 1
     wait_for(lambda: not any(session_of(pid) in sessions for pid in processes()), "both to end")

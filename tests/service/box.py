@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import httpx
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from core.api_keys import ApiKeys, KeySecrets
 from core.errors import StoreUnavailable
 from core.file_store import LocalFileStore, result_key
 from core.job import Job, Stage
@@ -29,6 +30,7 @@ from service.collaborators import Collaborators
 from service.places import Places
 from tests.conftest import ROOT, free_port, wait_for
 
+NO_HEADERS: Mapping[str, str] = {}
 RUNNER = Runner("slot", "boot")
 TIMES = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "compression_ratio": 1.0, "words": ()}
 TRANSCRIPT = Transcript(
@@ -48,9 +50,11 @@ class Box:
     """A service in this process, driven through Flask's test client."""
 
     def __init__(self, redis_url: str, folder: Path, ffmpeg: str, **changes: Any) -> None:
+        changes = {"access": "open", **changes}
         self.settings = Settings(redis_url=redis_url, file_store_dir=folder, ffmpeg=ffmpeg, asr_model="tiny", **changes)
         self.redis = connect(redis_url, timeout_s=2, retries=1)
         self.jobs, self.files = JobStore(self.redis), LocalFileStore(folder)
+        self.keys = ApiKeys(self.redis, KeySecrets("s" * 32, first=None))
         self.folder, self.wakeups = folder, 0
         self.streams = Places(2)
         self.uploads = Places(4)
@@ -58,9 +62,16 @@ class Box:
         self.has_broker = True
         self.http: FlaskClient = make_app(self._collaborators(ffmpeg)).test_client()
 
-    def submit(self, content: bytes | None = None, filename: str = "talk.wav", key: str = "", **fields: str) -> TestResponse:
+    def submit(
+        self,
+        content: bytes | None = None,
+        filename: str = "talk.wav",
+        key: str = "",
+        headers: Mapping[str, str] = NO_HEADERS,
+        **fields: str,
+    ) -> TestResponse:
         file = (io.BytesIO(wav(2) if content is None else content), filename)
-        headers = {"Idempotency-Key": key} if key else {}
+        headers = {**headers, **({"Idempotency-Key": key} if key else {})}
         form = {"file": file, **fields}
         return self.http.post("/v1/jobs", data=form, headers=headers, content_type="multipart/form-data", buffered=True)
 
@@ -83,6 +94,7 @@ class Box:
     def _collaborators(self, ffmpeg: str) -> Collaborators:
         return Collaborators(
             settings=self.settings,
+            keys=self.keys if self.settings.access == "keys" else None,
             jobs=self.jobs,
             files=self.files,
             ffmpeg=Ffmpeg(ffmpeg),
@@ -134,7 +146,7 @@ def running_service(redis_url: str, tmp_path: Path, ffmpeg: str, **variables: st
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("SPILLWAY_")},
         "SPILLWAY_REDIS_URL": redis_url, "SPILLWAY_FILE_STORE_DIR": str(folder), "SPILLWAY_FFMPEG": ffmpeg,
-        "SPILLWAY_PORT": str(port), "SPILLWAY_ASR_MODEL": "tiny", **variables,
+        "SPILLWAY_PORT": str(port), "SPILLWAY_ASR_MODEL": "tiny", "SPILLWAY_ACCESS": "open", **variables,
     }  # fmt: skip
     command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn_conf.py", "service.wsgi:create()"]
     with log.open("wb") as output, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=output, stdout=output) as process:

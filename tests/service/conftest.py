@@ -14,6 +14,14 @@ def box(redis_url: str, tmp_path: Path, ffmpeg: str) -> Iterator[Box]:
     made.close()
 
 
+@pytest.fixture
+def guarded(redis_url: str, tmp_path: Path, ffmpeg: str) -> Iterator[Box]:
+    """A box that wants API keys."""
+    made = Box(redis_url, tmp_path, ffmpeg, access="keys")
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="module")
 def service(redis_session: RedisServer, tmp_path_factory: pytest.TempPathFactory, ffmpeg: str) -> Iterator[RunningService]:
     """One for the tests of a module: it takes seconds to start."""
