@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from core.errors import InvalidMedia
 from core.media import Ffmpeg
@@ -264,3 +266,22 @@ def test_pictures_without_sound_are_refused_for_that(ffmpeg: str, secret: Path, 
     path = tmp_path / "silent.mp4"
     subprocess.run([ffmpeg, "-loglevel", "error", "-nostdin", *PICTURE, str(path)], check=True)
     assert NO_AUDIO in offer(ffmpeg, secret, path.read_bytes(), server)
+
+
+SPOT = st.tuples(st.floats(0, 1), st.integers(0, 64), st.binary(max_size=16))
+
+
+@given(name=st.sampled_from(REAL), spots=st.lists(SPOT, min_size=1, max_size=8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_any_mutation_of_a_recording_is_scratched_sound_or_refused(
+    ffmpeg: str, tmp_path: Path, real: Callable[[str], bytes], name: str, spots: list[tuple[float, int, bytes]]
+) -> None:
+    content = bytearray(real(name))
+    for place, length, put in spots:
+        start = round(place * len(content))
+        content[start : start + length] = put
+    path = tmp_path / "upload"
+    path.write_bytes(content)
+    with nothing_left(tmp_path):
+        answer = answered(Ffmpeg(ffmpeg), path)
+    assert answer.replace(".", "").isdigit() or "send" in answer or answer == EMPTY, answer
