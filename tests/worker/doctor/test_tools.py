@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ def examined(program: str) -> list[Finding]:
 def wrapped(folder: Path, ffmpeg: str, pipe: str) -> str:
     """The real ffmpeg, its output led through a filter."""
     program = folder / "ffmpeg"
-    program.write_text(f"#!/bin/sh\n'{ffmpeg}' \"$@\" | {pipe}\n")
+    beside = folder / "itself"  # where a confined program may be read
+    try:
+        beside.hardlink_to(Path(ffmpeg).resolve())
+    except OSError:  # another file system
+        shutil.copy(ffmpeg, beside)
+    program.write_text(f"#!/bin/sh\n'{beside}' \"$@\" | {pipe}\n")
     program.chmod(0o755)
     return str(program)
 
