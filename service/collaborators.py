@@ -7,6 +7,7 @@ from typing import cast
 from flask import Flask, current_app
 
 from core.api_keys import ApiKeys
+from core.figures import Figures
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
@@ -19,6 +20,7 @@ class Collaborators:
     settings: Settings
     keys: ApiKeys | None  # None in open access
     jobs: JobStore
+    figures: Figures
     files: LocalFileStore
     ffmpeg: Ffmpeg
     wake: Callable[[], bool]  # whether the wake-up was sent

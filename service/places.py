@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import BoundedSemaphore
+from threading import Lock
 
 from core.errors import ServiceBusy
 
@@ -11,14 +11,22 @@ RESERVED_THREADS = 3  # for probes, scrapes and everything else that answers at 
 
 class Places:
     def __init__(self, count: int) -> None:
-        self._free = BoundedSemaphore(count)
+        self.count = count
+        self.taken = 0
+        self._lock = Lock()
 
     @contextmanager
     def one(self, refusal: str) -> Iterator[None]:
         """Raises `ServiceBusy` with the refusal when all are taken; waits for none, since waiting would hold a thread."""
-        if not self._free.acquire(blocking=False):
-            raise ServiceBusy(refusal)
+        self._take(refusal)
         try:
             yield
         finally:
-            self._free.release()
+            with self._lock:
+                self.taken -= 1
+
+    def _take(self, refusal: str) -> None:
+        with self._lock:
+            if self.taken >= self.count:
+                raise ServiceBusy(refusal)
+            self.taken += 1

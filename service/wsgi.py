@@ -7,6 +7,7 @@ from flask import Flask
 from core import log
 from core.api_keys import ApiKeys, key_secrets
 from core.errors import SettingsError
+from core.figures import Figures
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
@@ -30,6 +31,7 @@ def create() -> Flask:
         settings=settings,
         keys=ApiKeys(redis, key_secrets(settings)) if settings.access == "keys" else None,
         jobs=JobStore(redis),
+        figures=Figures(redis),
         files=LocalFileStore(settings.file_store_dir),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),

@@ -18,6 +18,7 @@ from werkzeug.test import TestResponse
 
 from core.api_keys import ApiKeys, KeySecrets
 from core.errors import StoreUnavailable
+from core.figures import Figures
 from core.file_store import LocalFileStore, result_key
 from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner
@@ -96,6 +97,7 @@ class Box:
             settings=self.settings,
             keys=self.keys if self.settings.access == "keys" else None,
             jobs=self.jobs,
+            figures=Figures(self.redis),
             files=self.files,
             ffmpeg=Ffmpeg(ffmpeg),
             wake=self._wake,
