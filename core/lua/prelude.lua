@@ -83,22 +83,24 @@ local function deliveries_of(id)
   return owed
 end
 
--- Counts an ending for monitoring: how many, of how much audio, how long the last attempt ran, and what failed.
-local function count_ending(state, was, now, fields)
-  count(state)
-  count('audio_ms:' .. state, was.work_ms)
-  if was.state == 'running' then count('run_ms:' .. state, math.max(0, now - was.started_at)) end
+-- What an ending adds to the totals: one more of its kind, its audio, how long its last attempt ran, what failed. Read before
+-- a step's first write: it fails on a broken error.
+local function totals_of(id, state, now, fields)
+  local job = job_fields(id, 'state', 'work_ms', 'started_at')
+  local totals = { [state] = 1, ['audio_ms:' .. state] = job[2] or 0 }
+  if job[1] == 'running' then totals['run_ms:' .. state] = math.max(0, now - (job[3] or now)) end
   for i = 1, #fields, 2 do
-    if fields[i] == 'error' then count('failed:' .. cjson.decode(fields[i + 1]).code) end
+    if fields[i] == 'error' then totals['failed:' .. cjson.decode(fields[i + 1]).code] = 1 end
   end
+  return totals
 end
 
 -- The one way into a terminal state: the record and what it owes to the outside change in the same step.
 local function finish(id, state, deliveries, fields)
-  local job = job_fields(id, 'state', 'work_ms', 'started_at')
+  local now = now_ms()
+  local totals = totals_of(id, state, now, fields)
   dequeue(id)
   drop_lease(id)
-  local now = now_ms()
   redis.call('HSET', job_key(id), 'state', state, 'finished_at', now, unpack(fields))
   if state == 'succeeded' then redis.call('HSET', job_key(id), 'progress', 1) end
   redis.call('HDEL', job_key(id), 'stage')
@@ -108,7 +110,7 @@ local function finish(id, state, deliveries, fields)
     redis.call('ZADD', ns .. ':outbox', now, delivery_id)
     redis.call('ZADD', ns .. ':undelivered', now, delivery_id)
   end
-  count_ending(state, { state = job[1], work_ms = job[2], started_at = job[3] }, now, fields)
+  for name, by in pairs(totals) do count(name, by) end
   changed(id)
 end
 

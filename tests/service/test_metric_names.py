@@ -67,6 +67,14 @@ def test_no_series_is_told_twice_and_every_family_once(busy: Box) -> None:
     assert (len(series), len(helps)) == (len(set(series)), len(set(helps)))
 
 
+def test_whatever_a_step_counts_is_exported() -> None:
+    steps = "".join(path.read_text() for path in (ROOT / "core" / "lua").glob("*.lua"))
+    counted = re.findall(r"\bcount\('([a-z_]+:?)'", steps) + re.findall(r"totals?\['([a-z_]+:)'", steps)
+    exported = (ROOT / "service" / "job_metrics.py").read_text()
+    assert {"submitted", "stages:", "failed:"} < set(counted)
+    assert [name for name in counted if name not in exported] == []
+
+
 # The page and the alerts
 
 
