@@ -15,6 +15,7 @@ SpillwayError
 │   ├── ServiceBusy            503 with Retry-After
 │   ├── SettingsError          a process does not start
 │   └── ModelMissing           the model files are not there, or not what was recorded
+│       └── ModelSourceAway    where they come from does not answer: a later try may
 └── OurError                   ours: retried, generic outside, detailed in the log
     ├── StoreUnavailable       503: Redis is away
     ├── DiskFull               507
@@ -123,6 +124,10 @@ class ModelMissing(CallerError):
     """A model's files are missing, incomplete, gated or not those that were recorded; the message says how to get them."""
 
     code = "model_missing"
+
+
+class ModelSourceAway(ModelMissing):
+    """The network, or the host that the files come from, is away."""
 
 
 class OurError(SpillwayError):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import uuid4
@@ -55,6 +55,24 @@ class Backlog:
     real_time_factor: float | None  # audio seconds per second, of recent jobs; None before the first
 
 
+class WorkerState(StrEnum):
+    STARTING = "starting"
+    DOWNLOADING = "downloading"  # also while it waits for a network that is away
+    LOADING = "loading"
+    FIT = "fit"
+    MODELS_MISSING = "models_missing"  # and they do not come until somebody does what the reason says
+    UNFIT = "unfit"
+
+
+@dataclass(frozen=True)
+class Download:
+    """Bytes over all models together, and the file that comes now."""
+
+    done_bytes: int
+    total_bytes: int
+    what: str
+
+
 @dataclass(frozen=True)
 class WorkerReport:
     """What a worker says of itself; it is forgotten when it falls silent."""
@@ -65,6 +83,10 @@ class WorkerReport:
     device: str
     asr_model: str
     jobs_in_flight: int = 0  # counted by the store
+    state: WorkerState = WorkerState.STARTING
+    downloading: Download | None = None
+    host: str = ""
+    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -223,7 +245,7 @@ class JobStore:
 
     def report_worker(self, report: WorkerReport, *, ttl_s: float) -> None:
         with redis_away():
-            said = {name: value for name, value in report.__dict__.items() if name != "jobs_in_flight"}
+            said = {name: value for name, value in asdict(report).items() if name != "jobs_in_flight"}
             self._redis.set(self._key("worker", report.slot), json.dumps(said), px=_ms(ttl_s))
             self._redis.sadd(self._key("workers"), report.slot)
 
@@ -236,7 +258,7 @@ class JobStore:
             for slot in slots:
                 pipe.scard(self._key("slot", slot))
             held = pipe.execute()
-        return tuple(WorkerReport(**json.loads(report), jobs_in_flight=jobs) for report, jobs in zip(reports, held, strict=True) if report)
+        return tuple(_report(json.loads(report), jobs) for report, jobs in zip(reports, held, strict=True) if report)
 
     def backlog(self) -> Backlog:
         with redis_away():
@@ -337,6 +359,12 @@ def _job(fields: dict[str, str]) -> Job:
         warnings=tuple(Notice(**notice) for notice in json.loads(fields.get("warnings", "[]"))),
         error=JobFailure.model_validate_json(fields["error"]) if "error" in fields else None,
     )
+
+
+def _report(said: dict[str, Any], jobs_in_flight: int) -> WorkerReport:
+    # A worker from before an update says neither.
+    state, download = WorkerState(said.pop("state", WorkerState.STARTING)), said.pop("downloading", None)
+    return WorkerReport(**said, state=state, downloading=Download(**download) if download else None, jobs_in_flight=jobs_in_flight)
 
 
 def _not_found(job_id: str) -> JobNotFound:

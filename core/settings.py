@@ -81,7 +81,7 @@ class Settings(BaseModel):
 
     # The queue
     worker_slot: str | None = Field(
-        None, description="A name that a restarted worker keeps, its own for each worker; host, device and index if unset."
+        None, description="A name that a restarted worker keeps; workers that share one are numbered; host, device and index if unset."
     )
     max_jobs_in_flight: int = Field(32, ge=1, le=256, description="Most jobs that one worker runs at once.")
     max_audio_in_flight_s: float = Field(

@@ -11,6 +11,7 @@ from core.figures import Figures
 from core.job_store import JobStore
 from core.redis_steps import connect
 from core.settings import Settings
+from dispatcher.health import went_round
 from dispatcher.loops import run
 from dispatcher.reclaim import Reclaimer
 from dispatcher.sweep import Sweeper
@@ -37,6 +38,7 @@ def main() -> None:
     run(
         (reclaimer.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
         leads=lambda: store.lead(me, ttl_s=LEADERSHIP_S),
+        went_round=went_round,
         period_s=settings.sweep_period_s,
         stop=stop,
     )

@@ -54,13 +54,14 @@ def watch_job(path: JobPath) -> Response:
 def _stream(changes: Iterator[Job], shown: Callable[[Job], JobView], is_over: Callable[[], bool]) -> Iterator[str]:
     """Ends with the job, with the service, with its API key, and when Redis goes away: the client comes back or polls."""
     opening = RECONNECT
-    seen: tuple[int, int | None] | None = None
+    seen: tuple[object, ...] | None = None
     said_at = monotonic()
     try:
         for job in changes:
             view = shown(job)
-            if (job.version, view.queue_position) != seen:
-                seen, said_at = (job.version, view.queue_position), monotonic()
+            news = (job.version, view.queue_position, view.waiting_for, view.downloading)
+            if news != seen:
+                seen, said_at = news, monotonic()
                 yield f"{opening}event: job\nid: {job.version}\ndata: {view.model_dump_json()}\n\n"
                 opening = ""
             elif monotonic() - said_at >= HEARTBEAT_S:

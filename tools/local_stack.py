@@ -105,9 +105,12 @@ class LocalStack:
         self._forget_last_worker()
         self._supervise(self._plan.programs, self._environment(port), exits)
         self._wait_for("service", lambda: stack_parts.service_is_ready(self.url), timeout_s=90.0)
-        self._wait_for(
-            "worker", lambda: stack_parts.a_worker_is_fit(self.url), self._plan.ready_timeout_s, lambda: stack_parts.why_unfit(self.url)
-        )
+        self._wait_for("worker", self._a_worker_is_fit, self._plan.ready_timeout_s, lambda: stack_parts.why_unfit(self.url))
+
+    def _a_worker_is_fit(self) -> bool:
+        if stack_parts.is_given_up(self.url):
+            raise StackFailed(f"the worker cannot work: {stack_parts.why_unfit(self.url)}\n{last_lines(self.log_dir / 'worker.log')}")
+        return stack_parts.a_worker_is_fit(self.url)
 
     def _forget_last_worker(self) -> None:
         """What the worker of the last run said of itself must not be taken for this one's readiness."""

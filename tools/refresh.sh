@@ -7,9 +7,11 @@ before=$(mktemp -d) && trap 'rm -rf "$before"' EXIT
 
 say() { printf 'refresh: %s\n' "$*" >&2; }
 
+ffmpeg() { .venv/bin/python -c "import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())"; }
+
 prove() {
   sh tools/bootstrap.sh && .venv/bin/python -m worker.model_files pull --profile test --model-dir .local/models &&
-    SPILLWAY_DEVICE=cpu .venv/bin/python -m worker.doctor --build && .venv/bin/python -m pytest tests/test_lock.py && .venv/bin/python -m pytest -m models
+    SPILLWAY_DEVICE=cpu SPILLWAY_FFMPEG=$(ffmpeg) .venv/bin/python -m worker.doctor --build && .venv/bin/python -m pytest tests/test_lock.py && .venv/bin/python -m pytest -m models
 }
 
 git archive HEAD requirements | tar -x -C "$before"

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import JobNotFound
 from core.job import JobState, Priority
-from core.job_store import JobStore, WorkerReport
+from core.job_store import Download, JobStore, WorkerReport, WorkerState
 from core.redis_steps import RedisClient
 from tests.core.jobs import claim, submit
 
@@ -125,8 +125,17 @@ def test_a_watcher_sees_every_state_to_the_end(store: JobStore) -> None:
 
 
 def test_a_silent_worker_is_forgotten(store: JobStore) -> None:
-    report = WorkerReport("gpu0", True, "", "cpu", "tiny.en", 0)
+    report = WorkerReport(
+        "gpu0", False, "", "cpu", "tiny.en", state=WorkerState.DOWNLOADING, downloading=Download(1, 2, "a"), host="box", pid=7
+    )
     store.report_worker(report, ttl_s=0.1)
     assert store.workers() == (report,)
     time.sleep(0.15)
     assert store.workers() == ()
+
+
+def test_an_older_workers_report_is_read(store: JobStore, redis: RedisClient) -> None:
+    """As it stands in Redis while an installation is brought up to date."""
+    redis.set("spillway:worker:gpu0", '{"slot": "gpu0", "fit": true, "reason": "", "device": "cpu", "asr_model": "tiny.en"}')
+    redis.sadd("spillway:workers", "gpu0")
+    assert store.workers() == (WorkerReport("gpu0", True, "", "cpu", "tiny.en"),)

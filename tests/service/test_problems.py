@@ -10,7 +10,7 @@ from service.problems import GENERIC, STATUSES
 from tests.service.box import Box
 
 # Raised where models run, or before the process serves; kept in a job's record, never answered to a request.
-NOT_OVER_HTTP = {errors.OutOfMemory, errors.EngineFailed, errors.ModelMissing, errors.SettingsError}
+NOT_OVER_HTTP = {errors.OutOfMemory, errors.EngineFailed, errors.ModelMissing, errors.ModelSourceAway, errors.SettingsError}
 ABSTRACT = {errors.SpillwayError, errors.CallerError, errors.OurError}
 
 

@@ -96,6 +96,16 @@ def test_a_worker_that_never_gets_fit_is_named_with_its_reason(tmp_path: Path) -
         pass
 
 
+@pytest.mark.parametrize("state", ["unfit", "models_missing"])
+def test_a_worker_that_says_it_is_unfit_is_not_waited_for(tmp_path: Path, state: str) -> None:
+    plan = stand_ins.plan(tmp_path)
+    report = f'{{"fit": False, "state": "{state}", "reason": "no GPU"}}'
+    unfit = stand_ins.python("service", stand_ins.SERVICE.replace('{"fit": True}', report))
+    stack = LocalStack(replace(plan, programs=(unfit, *plan.programs[1:])))
+    with pytest.raises(StackFailed, match=r"(?s)the worker cannot work: no GPU.*worker\.log"), stack:
+        pass
+
+
 def test_a_taken_port_is_skipped(tmp_path: Path) -> None:
     said: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as taken:

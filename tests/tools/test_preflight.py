@@ -168,7 +168,7 @@ def test_what_may_trouble_later_is_a_warning_and_stops_nothing(box: FakeBox, che
 
 FINE = {
     "the driver's least version": ({"driver": "525.60.13"}, "driver", "525.60.13"),
-    "a Hopper card": ({"cards": ("9.0, Disabled, 81559, 81079, NVIDIA H100 80GB HBM3",)}, "gpu", "79.6 GB"),
+    "a Hopper card": ({"cards": ("9.0, Disabled, 81559, 81079, NVIDIA H100 80GB HBM3",)}, "gpu", "79.6 GiB"),
     "a name with commas": (
         {"cards": ("7.5, [N/A], 15360, 15000, Quadro, of 2018, T4",)},
         "gpu",
@@ -177,9 +177,9 @@ FINE = {
     "a small card with a small model": (
         {"cards": ("6.1, [N/A], 4096, 4000, P",), "dotenv": "SPILLWAY_ASR_MODEL='small'\n"},
         "gpu",
-        "4.0 GB",
+        "4.0 GiB",
     ),
-    "a card that our own worker fills": ({"cards": ("8.6, [N/A], 8192, 1200, R",), "containers": ("running",)}, "gpu", "1.2 GB free"),
+    "a card that our own worker fills": ({"cards": ("8.6, [N/A], 8192, 1200, R",), "containers": ("running",)}, "gpu", "1.2 GiB free"),
     "the engine's least version": ({"info": {"ServerVersion": "20.10.10"}}, "docker", "20.10.10"),
     "a distribution's version": ({"compose": "v2.20.2+ds1-0ubuntu1~22.04.1"}, "compose", "2.20.2"),
     "rootless": ({"info": {"SecurityOptions": ["name=seccomp", "name=rootless"]}}, "docker", "rootless"),
@@ -207,7 +207,7 @@ def test_what_is_good_enough_is_ok(box: FakeBox, change: dict[str, Any], check: 
 def test_an_old_driver_still_names_its_cards(box: FakeBox) -> None:
     result = replace(box, smi_is_old=True, driver="470.256.02", cards=("?, ?, 16160, 16000, Tesla V100-SXM2-16GB",)).preflight()
     assert ("driver", "wrong") in rows(result.stdout)
-    assert "0: Tesla V100-SXM2-16GB, compute capability unknown, 15.8 GB" in block(result.stdout, "gpu")
+    assert "0: Tesla V100-SXM2-16GB, compute capability unknown, 15.8 GiB" in block(result.stdout, "gpu")
 
 
 def test_every_card_has_its_line(box: FakeBox) -> None:

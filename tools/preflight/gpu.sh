@@ -98,7 +98,7 @@ check_gpu() {
   mig=${rest%%, *} rest=${rest#*, }
   total_mib=${rest%%, *} rest=${rest#*, }
   free_mib=${rest%%, *}
-  found="$index: ${rest#*, }, compute capability $capability, $(gigabytes "$total_mib"), $(gigabytes "$free_mib") free"
+  found="$index: ${rest#*, }, compute capability $capability, $(gibibytes "$total_mib"), $(gibibytes "$free_mib") free"
   case $capability in
     [0-9]*) ;;
     *)
@@ -116,7 +116,7 @@ check_gpu() {
   fi
 }
 
-gigabytes() { if is_number "$1"; then awk -v mib="$1" 'BEGIN { printf "%.1f GB", mib / 1024 }'; else printf 'unknown memory'; fi; }
+gibibytes() { if is_number "$1"; then awk -v mib="$1" 'BEGIN { printf "%.1f GiB", mib / 1024 }'; else printf 'unknown memory'; fi; }
 
 refuse_gpu() {
   if [ "$usable" -gt 0 ]; then
