@@ -7,6 +7,7 @@ from typing import cast
 from flask import Flask, current_app
 
 from core.api_keys import ApiKeys
+from core.figures import Figures
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
@@ -21,6 +22,7 @@ class Collaborators:
     keys: ApiKeys | None  # None in open access
     rates: RequestRates
     jobs: JobStore
+    figures: Figures
     files: LocalFileStore
     ffmpeg: Ffmpeg
     wake: Callable[[], bool]  # whether the wake-up was sent

@@ -14,9 +14,14 @@ class Places:
     """Between API keys they are shared: one key holds at most half of them, so that no other finds them all taken by it."""
 
     def __init__(self, count: int, *, shared: bool) -> None:
-        self._count, self._most_of_key = count, max(1, count // 2) if shared else count
+        self.count, self._most_of_key = count, max(1, count // 2) if shared else count
         self._taken: Counter[str] = Counter()
         self._lock = Lock()
+
+    @property
+    def taken(self) -> int:
+        with self._lock:
+            return self._taken.total()
 
     @contextmanager
     def one(self, key_id: str, refusal: str) -> Iterator[None]:
@@ -32,7 +37,7 @@ class Places:
 
     def _take(self, key_id: str, refusal: str) -> None:
         with self._lock:
-            if self._taken.total() >= self._count:
+            if self._taken.total() >= self.count:
                 raise ServiceBusy(refusal)
             if self._taken[key_id] >= self._most_of_key:
                 raise TooManyOpen(f"for one API key, {refusal}")

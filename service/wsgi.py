@@ -7,6 +7,7 @@ from flask import Flask
 from core import log
 from core.api_keys import ApiKeys, key_secrets
 from core.errors import SettingsError
+from core.figures import Figures
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
@@ -33,6 +34,7 @@ def create() -> Flask:
         keys=ApiKeys(redis, key_secrets(settings)) if has_keys else None,
         rates=RequestRates(redis),
         jobs=JobStore(redis),
+        figures=Figures(redis),
         files=LocalFileStore(settings.file_store_dir),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),

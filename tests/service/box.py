@@ -18,6 +18,7 @@ from werkzeug.test import TestResponse
 
 from core.api_keys import ApiKeys, KeySecrets
 from core.errors import StoreUnavailable
+from core.figures import Figures
 from core.file_store import LocalFileStore, result_key
 from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner
@@ -98,6 +99,7 @@ class Box:
             keys=self.keys if self.settings.access == "keys" else None,
             rates=RequestRates(self.redis),
             jobs=self.jobs,
+            figures=Figures(self.redis),
             files=self.files,
             ffmpeg=Ffmpeg(ffmpeg),
             wake=self._wake,
