@@ -90,6 +90,15 @@ def test_open_access_has_no_limits_between_keys_since_it_has_none(open_box: Open
     assert [box.submit().status_code for _ in range(3)] == [202] * 3
 
 
+def test_refusals_are_counted_by_route(open_box: OpenBox) -> None:
+    box = open_box(requests_per_minute=1)
+    alice = made(box)
+    for _ in range(3):  # counted once they are sent to the end
+        box.http.get("/v1/queue", headers=alice).close()
+    told = box.http.get("/metrics", headers=made(box, Scope.ADMIN)).get_data(as_text=True)
+    assert 'spillway_http_requests_total{method="GET",route="/v1/queue",status="429"} 2.0' in told
+
+
 def test_whoever_tries_wrong_keys_is_told_to_stop_and_good_keys_from_there_are_let_in(open_box: OpenBox) -> None:
     box = open_box(wrong_keys_per_minute=3)
     good = made(box)
