@@ -63,6 +63,10 @@ class WorkerState(StrEnum):
     MODELS_MISSING = "models_missing"  # and they do not come until somebody does what the reason says
     UNFIT = "unfit"
 
+    @property
+    def is_broken(self) -> bool:
+        return self in (WorkerState.MODELS_MISSING, WorkerState.UNFIT)
+
 
 @dataclass(frozen=True)
 class Download:

@@ -1,16 +1,14 @@
 """The dispatcher's composition root: `python -m dispatcher`."""
 
 import signal
-import sys
 import threading
 from uuid import uuid4
 
-from core import log, wakeups
-from core.errors import SettingsError
+from core import wakeups
 from core.figures import Figures
 from core.job_store import JobStore
+from core.process import begin
 from core.redis_steps import connect
-from core.settings import Settings
 from dispatcher.health import went_round
 from dispatcher.loops import run
 from dispatcher.reclaim import Reclaimer
@@ -20,11 +18,7 @@ LEADERSHIP_S = 10.0  # a standby takes over this long after the leader fell sile
 
 
 def main() -> None:
-    try:
-        settings = Settings.from_environment()
-    except SettingsError as error:
-        sys.exit(f"spillway dispatcher: {error}")
-    log.configure("dispatcher", level=settings.log_level, form=settings.log_format)
+    settings = begin("dispatcher")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from core.settings import Settings
 from tools import gpu_table, settings_table
 from worker.doctor.kernels import DRIVER, PTX_DRIVER, dotted
@@ -17,7 +15,6 @@ def test_the_example_environment_is_the_settings_own() -> None:
     assert (ROOT / ".env.example").read_text() == settings_table.env_example(), "run: python -m tools.settings_table --env > .env.example"
 
 
-@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the README is not written yet")
 def test_the_readmes_table_of_settings_is_the_codes() -> None:
     assert settings_table.markdown() in (ROOT / "README.md").read_text(), "put in the output of: python -m tools.settings_table"
 

@@ -9,8 +9,9 @@ from modal._utils.docker_utils import extract_copy_command_patterns
 
 from core.settings import Settings, variable
 from tests.conftest import ROOT
-from tools.image_smoke import BASE_IMAGE, CONTEXT, REDIS_IMAGE
+from tools.image_smoke import BASE_IMAGE, CONTEXT
 from tools.settings_table import COMPOSE_DECIDES
+from tools.stack_smoke import REDIS_IMAGE
 
 DOCKERFILE = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
 INSTRUCTIONS = re.findall(r"^([A-Z]+) ", re.sub(r"\\\n", " ", DOCKERFILE), re.MULTILINE)

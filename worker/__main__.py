@@ -4,21 +4,17 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-from core import log
-from core.errors import SettingsError
+from core.process import begin
 from core.settings import Settings, variable
 from worker.crew import Crew
+from worker.slots import slot_of_gpu
 from worker.visible_gpus import visible_gpus_elsewhere
 
 COMMAND = (sys.executable, "-m", "worker.celery_app")
 
 
 def main() -> int:
-    try:
-        settings = Settings.from_environment()
-    except SettingsError as error:
-        sys.exit(f"spillway worker: {error}")
-    log.configure("worker", level=settings.log_level, form=settings.log_format)
+    settings = begin("worker")
     return Crew(COMMAND, environments(settings, os.environ, visible_gpus_elsewhere)).run()
 
 
@@ -33,7 +29,7 @@ def environments(settings: Settings, inherited: Mapping[str, str], count_gpus: C
 
 
 def _place(settings: Settings, index: int) -> dict[str, str]:
-    slot = {variable("worker_slot"): f"{settings.worker_slot}-{index}"} if settings.worker_slot else {}
+    slot = {variable("worker_slot"): slot_of_gpu(settings.worker_slot, index)} if settings.worker_slot else {}
     return {variable("device_index"): str(index), **slot}
 
 

@@ -12,13 +12,15 @@ from uuid import uuid4
 from celery.signals import worker_ready
 
 from core import log, wakeups
-from core.errors import ModelMissing, SettingsError, SpillwayError
+from core.errors import ModelMissing, SpillwayError
 from core.figures import Figures
 from core.file_store import LocalFileStore
 from core.job_store import JobStore, Runner, WorkerReport, WorkerState
 from core.media import Ffmpeg
+from core.process import begin
 from core.redis_steps import connect
 from core.settings import Settings, variable
+from worker.crew import UNFIT
 from worker.doctor.fitness import check_fitness
 from worker.engine.engine import Engine
 from worker.engine.load import load_engine
@@ -28,26 +30,22 @@ from worker.patience import patiently
 from worker.presence import Presence
 from worker.reporter import Reporter
 from worker.runner import JobRunner, Limits, Recordings
-from worker.slots import Slot, take_slot
+from worker.slots import Slot, take_slot, wanted_slot
 from worker.stopper import Stopper
 
 logger = log.logger("worker")
-UNFIT_PAUSE_S = 60.0  # that a worker which is unfit stays to say why; then a fresh process looks again
+UNFIT_PAUSE_S = 60.0  # that a worker which is unfit stays to say why; then worker/crew.py has a fresh process look again
 BROKEN = 70  # exit status: an internal error (sysexits.h); the supervisor starts a new process
 
 
 def main() -> None:
-    try:
-        settings = Settings.from_environment()
-    except SettingsError as error:
-        sys.exit(f"spillway worker: {error}")
-    log.configure("worker", level=settings.log_level, form=settings.log_format)
+    settings = begin("worker")
     threading.excepthook = _end_process
     slot = _slot(settings)
     me = Runner(slot.name, uuid4().hex)
     store = JobStore(connect(settings.redis_url))
     _take_back(store, me, settings)
-    presence = Presence(store, _about(settings, me), heartbeat_s=settings.heartbeat_s)
+    presence = Presence(store, _about(settings, me, store), heartbeat_s=settings.heartbeat_s)
     leases = Leases(store, me, Rhythm(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s), presence.keep_up)
     leases.start()
     media = Recordings(LocalFileStore(settings.file_store_dir), Ffmpeg(settings.ffmpeg))
@@ -75,7 +73,7 @@ def _end_process(failed: threading.ExceptHookArgs) -> None:
 
 
 def _slot(settings: Settings) -> Slot:
-    wanted = settings.worker_slot or f"{socket.gethostname()}-{settings.device}-{settings.device_index}"
+    wanted = wanted_slot(settings)
     try:
         slot = take_slot(wanted, settings.file_store_dir)
     except OSError as error:
@@ -90,8 +88,11 @@ def _take_back(store: JobStore, me: Runner, settings: Settings) -> None:
         logger.warning("taken back from this slot's last process", job_id=job_id, now=state)
 
 
-def _about(settings: Settings, me: Runner) -> WorkerReport:
-    return WorkerReport(me.slot, False, "starting", settings.device, settings.asr_model, host=socket.gethostname(), pid=os.getpid())
+def _about(settings: Settings, me: Runner, store: JobStore) -> WorkerReport:
+    """Why this slot's last process was unfit stays to be read while the next one looks again."""
+    last = next((report.reason for report in patiently(store.workers) if report.slot == me.slot and report.state.is_broken), None)
+    reason = "starting" if last is None else f"starting again; the last time it was unfit: {last}"
+    return WorkerReport(me.slot, False, reason, settings.device, settings.asr_model, host=socket.gethostname(), pid=os.getpid())
 
 
 def _fit(settings: Settings, media: Recordings, presence: Presence) -> Engine:
@@ -108,7 +109,7 @@ def _fit(settings: Settings, media: Recordings, presence: Presence) -> Engine:
     except (SpillwayError, RuntimeError, ValueError, OSError) as error:  # CTranslate2 and torch raise the last three
         presence.is_unfit(str(error), WorkerState.MODELS_MISSING if isinstance(error, ModelMissing) else WorkerState.UNFIT)
         sleep(UNFIT_PAUSE_S)
-        sys.exit(1)
+        sys.exit(UNFIT)
     logger.info("models loaded", seconds=round(monotonic() - begun, 1), device=settings.device, asr_model=settings.asr_model, ffmpeg=ffmpeg)
     return engine
 

@@ -7,13 +7,12 @@ from contextlib import suppress
 from os import kill
 
 from core.errors import SettingsError, StoreUnavailable
-from core.job_store import JobStore, WorkerReport, WorkerState
+from core.job_store import JobStore, WorkerReport
 from core.redis_steps import connect
 from core.settings import Settings
 from worker.crew import Roll, read_roll
 
 TIMEOUT_S = 2.0
-BROKEN = (WorkerState.UNFIT, WorkerState.MODELS_MISSING)
 
 
 def main() -> int:
@@ -42,7 +41,7 @@ def faults_of(processes: Sequence[int], reports: Sequence[WorkerReport], host: s
     """A process is silent while it starts, and when its heartbeat stands still: reports are forgotten after three heartbeats."""
     mine = {report.pid: report for report in reports if report.host == host}
     silent = [f"process {pid} is silent: see the worker's log" for pid in processes if pid not in mine]
-    unfit = [f"{mine[pid].slot}: {mine[pid].reason}" for pid in processes if pid in mine and mine[pid].state in BROKEN]
+    unfit = [f"{mine[pid].slot}: {mine[pid].reason}" for pid in processes if pid in mine and mine[pid].state.is_broken]
     return [*silent, *unfit]
 
 

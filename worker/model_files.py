@@ -61,7 +61,7 @@ def resolve_diarization(name: str, model_dir: Path) -> DiarizationFiles:
     """`pyannote-3.1`, `campplus`, or `auto`: the former if it was pulled, else the latter."""
     if name not in ("auto", "campplus", *catalog.PIPELINE.aliases):
         raise ModelMissing(f"unknown diarization model {name!r}: SPILLWAY_DIARIZATION_MODEL is auto, pyannote-3.1 or campplus")
-    pyannote = name in catalog.PIPELINE.aliases or (name == "auto" and _are_there(catalog.PYANNOTE_DIARIZATION, model_dir))
+    pyannote = takes_pyannote(name, model_dir)
     for model in catalog.PYANNOTE_DIARIZATION if pyannote else catalog.UNGATED_DIARIZATION:
         check(model, model_dir)
     embedding = catalog.WESPEAKER if pyannote else catalog.CAMPPLUS
@@ -73,6 +73,20 @@ def resolve_diarization(name: str, model_dir: Path) -> DiarizationFiles:
         embedding.name,
         _only_file(catalog.PIPELINE, model_dir) if pyannote else None,
     )
+
+
+def takes_pyannote(name: str, model_dir: Path) -> bool:
+    """As things are on the disk; `pulls_pyannote` says what a pull would make of it."""
+    return name in catalog.PIPELINE.aliases or (name == "auto" and are_there(catalog.PYANNOTE_DIARIZATION, model_dir))
+
+
+def pulls_pyannote(settings: Settings) -> bool:
+    is_possible = settings.diarization_model == "auto" and settings.hf_token is not None
+    return settings.diarization_model in catalog.PIPELINE.aliases or is_possible
+
+
+def are_there(models: Iterable[Model], model_dir: Path) -> bool:
+    return all((model_dir / model.name).is_dir() for model in models)
 
 
 def resolve_alignment(language: str, model_dir: Path) -> AlignmentFiles | None:
@@ -117,16 +131,12 @@ def _own_folder(name: str, model_dir: Path) -> Path:
     return folder
 
 
-def _are_there(models: Iterable[Model], model_dir: Path) -> bool:
-    return all((model_dir / model.name).is_dir() for model in models)
-
-
 def _only_file(model: Model, model_dir: Path) -> Path:
     return model_dir / model.name / model.required[0]
 
 
 def _diarization_for(settings: Settings, say: Say) -> tuple[Model, ...]:
-    if settings.diarization_model in catalog.PIPELINE.aliases or (settings.diarization_model == "auto" and settings.hf_token):
+    if pulls_pyannote(settings):
         return catalog.PYANNOTE_DIARIZATION
     if settings.diarization_model == "auto":
         say("no SPILLWAY_HF_TOKEN: diarization takes segmentation-3.0 and CAM++, which need none, in place of the gated pyannote 3.1")

@@ -13,7 +13,7 @@ import pytest
 from core.settings import Settings
 from tests.conftest import ROOT, wait_for
 from worker import __main__ as launcher
-from worker.crew import Roll, read_roll, write_roll
+from worker.crew import UNFIT, Roll, read_roll, write_roll
 from worker.visible_gpus import visible_gpus, visible_gpus_elsewhere
 
 # Notes every SIGTERM; ends at the second, or with what the file `end` beside the notes says.
@@ -29,11 +29,15 @@ def note(*_):
 signal.signal(signal.SIGTERM, note)
 if "ORPHAN" in os.environ:
     os.system("sleep 0.1 &")  # its shell ends first
+with notes.with_suffix(".starts").open("a") as starts:
+    starts.write("up ")
 notes.write_text("up")
 end = notes.with_suffix(".end")
 while not end.exists():
     time.sleep(0.02)
-os.kill(os.getpid(), signal.SIGKILL) if end.read_text() == "kill" else sys.exit(int(end.read_text()))
+how = end.read_text()
+end.unlink()
+os.kill(os.getpid(), signal.SIGKILL) if how == "kill" else sys.exit(int(how))
 """
 LAUNCHER = """
 import ctypes, os, sys
@@ -51,6 +55,9 @@ class Launched:
 
     def notes(self) -> list[str]:
         return [(self.folder / name).read_text().strip() if (self.folder / name).exists() else "" for name in self.names]
+
+    def starts(self, name: str) -> int:
+        return len((self.folder / f"{name}.starts").read_text().split())
 
     def end(self, name: str, how: str) -> None:
         unseen = self.folder / "unseen"
@@ -103,6 +110,28 @@ def test_when_one_ends_the_others_are_stopped_and_its_status_is_the_launchers(tm
         crew.end("b", how)
         assert crew.process.wait(10) == status
         assert crew.notes() == ["heard", "up"]
+
+
+def test_an_unfit_one_is_started_again_and_the_other_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.crew.tempfile.gettempdir", lambda: str(tmp_path))
+    with launched(tmp_path) as crew:
+        for again in (2, 3):
+            crew.end("b", str(UNFIT))
+            wait_for(lambda: crew.starts("b") == again, "it to be started again")  # noqa: B023 - waited for within the turn
+        wait_for(lambda: (roll := read_roll()) and [*map(is_gone, roll.processes)] == [False, False], "the roll to name those alive")
+        assert (crew.starts("a"), crew.notes()) == (1, ["up", "up"])
+        crew.end("a", "70")
+        assert crew.process.wait(10) == 70
+        assert crew.notes() == ["up", "heard"]
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b")])
+def test_once_all_have_ended_unfit_the_launcher_ends_so(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with launched(tmp_path, names=names) as crew:
+        for name in names:
+            crew.end(name, str(UNFIT))
+            wait_for(lambda: crew.process.poll() is not None or crew.starts("a") == 2, "the next start, or the end")
+        assert crew.process.wait(10) == UNFIT
 
 
 def test_a_launcher_killed_outright_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

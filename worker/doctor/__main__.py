@@ -13,6 +13,7 @@ try:
     from worker.doctor.findings import faults
     from worker.doctor.occasion import Occasion
     from worker.doctor.report import as_json, show
+    from worker.doctor.running import STOP_IT, running_worker
 except ImportError as missing:  # the doctor itself needs a part of the lock
     sys.exit(
         f"doctor: 1 fault: {missing}. Install the lock: `pip install --no-deps --require-hashes -r requirements/worker.txt`; "
@@ -25,8 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = Settings.from_environment()
     except SettingsError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
-        return 1
+        return _refused(str(error))
+    if given.deep and (worker := running_worker(settings)):
+        return _refused(f"worker {worker} runs on this GPU, which has no room for the models twice: {STOP_IT}")
     findings = list(examine(settings, Occasion.BUILD if given.build else Occasion.BY_HAND))
     if given.deep:
         findings += run_deep()
@@ -35,6 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         show(Console(), findings)
     return 1 if faults(findings) else 0
+
+
+def _refused(why: str) -> int:
+    Console(stderr=True, soft_wrap=True).print(f"error: {why}", markup=False, highlight=False)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,8 @@ LD_CONFIG_PLACES = "/sbin:/usr/sbin:/usr/bin"
 
 
 def reachable_sets() -> Mapping[Path, list[str]]:
-    """The real folder of each set, and how it is reached."""
+    """The real folder of each set, and how it is reached: by the loader's path or cache, or from torch, whose RPATH names the folders of
+    the nvidia packages beside it, so that a set which lies there needs no path."""
     found: dict[Path, list[str]] = {}
     for how, folder in _places():
         for part in PARTS:

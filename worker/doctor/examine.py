@@ -13,6 +13,7 @@ from worker.doctor.models import gated_access_finding, model_findings
 from worker.doctor.occasion import Occasion
 from worker.doctor.packages import glibc_finding, package_findings, python_finding
 from worker.doctor.probing import probe
+from worker.doctor.running import running_worker
 from worker.doctor.services import file_store_finding, modal_finding, redis_findings
 from worker.doctor.tools import ffmpeg_findings
 
@@ -40,7 +41,7 @@ def examine(settings: Settings, occasion: Occasion) -> Iterator[Finding]:
 
 
 def _gpu(settings: Settings, occasion: Occasion) -> Iterator[Finding]:
-    if why_not_asked(settings):
+    if why_not_asked(settings, occasion):
         yield unasked_finding(settings, occasion)
         return
     answers = probe(QUESTIONS)
@@ -48,7 +49,8 @@ def _gpu(settings: Settings, occasion: Occasion) -> Iterator[Finding]:
     if occasion is Occasion.BUILD:
         yield from _unknown_yet(GPU_CHECKS)
     else:
-        yield from gpu_findings(settings, answers["torch"].value.get("archs", ()), os.environ)
+        worker = running_worker(settings) if occasion is Occasion.BY_HAND else None
+        yield from gpu_findings(settings, answers["torch"].value.get("archs", ()), os.environ, worker=worker)
 
 
 def _unknown_yet(checks: Sequence[str]) -> Iterator[Finding]:

@@ -21,9 +21,15 @@ FIRST_START_S = "10 to 16 s"  # to compile CTranslate2's kernels on three H100s,
 
 
 def gpu_findings(
-    settings: Settings, torch_archs: Sequence[str], environment: Mapping[str, str], *, read: Callable[[], Report] = read_report
+    settings: Settings,
+    torch_archs: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    worker: str | None = None,
+    read: Callable[[], Report] = read_report,
 ) -> list[Finding]:
-    """One per name in CHECKS. `torch_archs`: what torch was built for, `torch._C._cuda_getArchFlags().split()`."""
+    """One per name in CHECKS. `torch_archs`: what torch was built for, `torch._C._cuda_getArchFlags().split()`; `worker`: the slot
+    of the one that already runs on this GPU."""
     if settings.device == "cpu":
         return _not_checked(CHECKS, "the worker runs on the CPU (SPILLWAY_DEVICE=cpu)")
     if settings.gpu_stack == "none":
@@ -38,7 +44,7 @@ def gpu_findings(
     known = [_driver(report.driver, gpu), card, _kernels(gpu, torch_archs)]
     if known[-1].verdict == Verdict.WRONG:
         return [*known, *_not_checked(CHECKS[3:], "no code runs on this GPU")]
-    return [*known, _cache(gpu, torch_archs, environment), _compute_type(gpu, settings), _memory(gpu, settings)]
+    return [*known, _cache(gpu, torch_archs, environment), _compute_type(gpu, settings), _memory(gpu, settings, worker)]
 
 
 def _not_checked(checks: Sequence[str], why: str) -> list[Finding]:
@@ -72,9 +78,10 @@ def _card(report: Report, settings: Settings, environment: Mapping[str, str]) ->
 
 
 MIG_REMEDY = (
-    "give the container one instance by its UUID (`nvidia-smi -L` on the host lists them): NVIDIA_VISIBLE_DEVICES=MIG-…, "
-    "or switch MIG off: `sudo nvidia-smi -mig 0`"
+    'give the container one instance by its UUID (`nvidia-smi -L` on the host lists them): device_ids: ["MIG-…"] in place of '
+    "count: all in docker-compose.override.yml, or switch MIG off: `sudo nvidia-smi -mig 0`"
 )
+ENVIRONMENT = "under Compose in `environment:` of the worker in docker-compose.override.yml"  # it passes on no variable but ours
 
 
 def _visible(gpus: Sequence[Gpu | Unreadable], wanted: str | None) -> list[Gpu | Unreadable]:
@@ -106,7 +113,7 @@ def _sound(gpu: Gpu, gpus: Sequence[Gpu | Unreadable], settings: Settings, envir
         return Finding(CARD, Verdict.WARNING, f"{found}; {gpu.mig_instances} MIG instances, of which CUDA takes the first", MIG_REMEDY)
     kinds = {one.name for one in gpus if isinstance(one, Gpu)}
     if len(kinds) > 1 and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-        remedy = "set CUDA_DEVICE_ORDER=PCI_BUS_ID, so that SPILLWAY_DEVICE_INDEX counts as nvidia-smi does"
+        remedy = f"set CUDA_DEVICE_ORDER=PCI_BUS_ID ({ENVIRONMENT}), so that SPILLWAY_DEVICE_INDEX counts as nvidia-smi does"
         return Finding(CARD, Verdict.WARNING, f"{found}; the GPUs differ, and CUDA counts the fastest first", remedy)
     return Finding(CARD, Verdict.OK, found)
 
@@ -140,7 +147,7 @@ def _cache(gpu: Gpu, torch_archs: Sequence[str], environment: Mapping[str, str])
         return Finding(CACHE, Verdict.OK, "not needed: nothing is compiled on this GPU")
     folder = environment.get("CUDA_CACHE_PATH")
     cost = f"each start compiles the kernels again, {FIRST_START_S}"
-    remedy = "set CUDA_CACHE_PATH to a folder on a volume that the worker may write to, as docker-compose.yml does"
+    remedy = f"set CUDA_CACHE_PATH to a folder on a volume that the worker may write to, as the image does ({ENVIRONMENT})"
     if not folder:
         return Finding(CACHE, Verdict.WARNING, f"CUDA_CACHE_PATH is not set: {cost}", remedy)
     if environment.get("CUDA_CACHE_DISABLE") == "1":
@@ -166,8 +173,10 @@ def _compute_type(gpu: Gpu, settings: Settings) -> Finding:
     return Finding(COMPUTE_TYPE, Verdict.OK, f"{wished}: {kinds}" if wished == "auto" else wished)
 
 
-def _memory(gpu: Gpu, settings: Settings) -> Finding:
+def _memory(gpu: Gpu, settings: Settings, worker: str | None) -> Finding:
     free = f"{budget.in_gib(gpu.free_bytes)} of {budget.in_gib(gpu.total_bytes)} free"
+    if worker:
+        return Finding(MEMORY, Verdict.OK, f"{free}; held by worker {worker}, whose plan is in its log (`memory budget`)")
     model_bytes = _model_bytes(settings)
     if model_bytes is None:
         return Finding(MEMORY, Verdict.NOT_CHECKED, f"{free}; how large {settings.asr_model} is shows when its files are there")

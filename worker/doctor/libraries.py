@@ -22,16 +22,17 @@ BASE_IMAGE = "nvidia/cuda:12.4.0-devel-ubuntu22.04"
 NOT_THERE = "cannot open shared object file: No such file"
 
 
-def why_not_asked(settings: Settings) -> str:
-    """Empty when a GPU is to be used, or the image was built for one."""
+def why_not_asked(settings: Settings, occasion: Occasion) -> str:
+    """Empty when a GPU is to be used, or the image was built for one; a start on the CPU does not wait for libraries of no use to it."""
     if settings.gpu_stack == "none":
         return "built without CUDA (GPU_STACK=none)"
-    return "SPILLWAY_DEVICE=cpu" if settings.gpu_stack == "auto" and settings.device == "cpu" else ""
+    is_of_no_use = settings.gpu_stack == "auto" or occasion is Occasion.START
+    return "SPILLWAY_DEVICE=cpu" if is_of_no_use and settings.device == "cpu" else ""
 
 
 def unasked_finding(settings: Settings, occasion: Occasion) -> Finding:
     """In place of all the library lines; a GPU that was asked for in vain is a fault."""
-    why = why_not_asked(settings)
+    why = why_not_asked(settings, occasion)
     if settings.gpu_stack == "none" and settings.device == "cuda" and occasion is not Occasion.BUILD:
         remedy = "build the image with GPU_STACK=cu118, or set SPILLWAY_DEVICE=cpu to run without a GPU"
         return Finding("GPU libraries", Verdict.WRONG, f"{why}, and SPILLWAY_DEVICE is cuda", remedy)

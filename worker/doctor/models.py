@@ -12,7 +12,7 @@ from worker import model_catalog as catalog
 from worker.doctor.findings import Finding, Verdict
 from worker.doctor.occasion import Occasion
 from worker.model_catalog import HubSource, Model
-from worker.model_files import resolve_asr
+from worker.model_files import are_there, pulls_pyannote, resolve_asr, takes_pyannote
 from worker.model_lock import fault, pull_command
 
 CHECKS = ("Whisper model", "alignment models", "diarization models")
@@ -37,7 +37,7 @@ def gated_access_finding(settings: Settings, *, hub: str | None = None) -> Findi
     check = "gated models"
     if not _takes_pyannote(settings):
         return Finding(check, Verdict.OK, "none needed: diarization takes segmentation-3.0 and CAM++")
-    if _are_there(catalog.PYANNOTE_DIARIZATION, settings.model_dir):
+    if are_there(catalog.PYANNOTE_DIARIZATION, settings.model_dir):
         return Finding(check, Verdict.OK, "already pulled: no access is needed any more")
     gated = [model.source for model in catalog.PYANNOTE_DIARIZATION if isinstance(model.source, HubSource) and model.source.gated]
     refusals = [finding for source in gated if (finding := _refusal(check, source, settings, hub))]
@@ -57,7 +57,7 @@ def _asr(settings: Settings, occasion: Occasion) -> Finding:
 def _alignment(settings: Settings, occasion: Occasion) -> Finding:
     """Missing ones are no fault: word times then come from Whisper's own attention."""
     models = [catalog.ALIGNMENT[language] for language in settings.align_languages if language in catalog.ALIGNMENT]
-    there = [model for model in models if _are_there([model], settings.model_dir)]
+    there = [model for model in models if are_there([model], settings.model_dir)]
     held = _finding("alignment models", there, settings, occasion)
     absent = [model for model in models if model not in there]
     if held.verdict != Verdict.OK or not absent:
@@ -79,7 +79,7 @@ def _finding(check: str, models: Sequence[Model], settings: Settings, occasion: 
         how = "by size" if quick else "by digest"
         return Finding(check, Verdict.OK, ", ".join(f"{model.short_name} ({how})" for model in models) or "none are named")
     said = "; ".join(found[model.name] for model in faulty)
-    if settings.pull_at_start and not (occasion is Occasion.BY_HAND and _are_there(faulty, settings.model_dir)):
+    if settings.pull_at_start and not (occasion is Occasion.BY_HAND and are_there(faulty, settings.model_dir)):
         when = "will be brought at the start" if occasion is Occasion.START else "will be brought at the start of a worker"
         return Finding(check, Verdict.WARNING, f"{said}: {when}", _pull_all(faulty, settings.model_dir))
     return Finding(check, Verdict.WRONG, said, _pull_all(faulty, settings.model_dir))
@@ -89,16 +89,10 @@ def _pull_all(models: Collection[Model], model_dir: Path) -> str:
     return " and ".join(f"`{pull_command(model, model_dir)}`" for model in models)
 
 
-def _are_there(models: Collection[Model], model_dir: Path) -> bool:
-    return all((model_dir / model.name).is_dir() for model in models)
-
-
 def _takes_pyannote(settings: Settings) -> bool:
-    """As worker.model_files resolves it, and as a pull at the start would."""
-    if settings.diarization_model != "auto":
-        return settings.diarization_model in catalog.PIPELINE.aliases
-    will_be_pulled = settings.hf_token is not None and settings.pull_at_start
-    return will_be_pulled or _are_there(catalog.PYANNOTE_DIARIZATION, settings.model_dir)
+    """Now, or once the start of a worker has brought what it may."""
+    is_brought = settings.pull_at_start and pulls_pyannote(settings)
+    return is_brought or takes_pyannote(settings.diarization_model, settings.model_dir)
 
 
 def _refusal(check: str, source: HubSource, settings: Settings, hub: str | None) -> Finding | None:

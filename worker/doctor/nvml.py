@@ -141,6 +141,8 @@ def _others(handle: Any) -> Iterator[Process]:
 def _told(default: Value, ask: Callable[..., Value], *arguments: Any) -> Value:
     try:
         return ask(*arguments)
+    except pynvml.NVMLLibraryMismatchError:  # a driver from before the function: it is no NVMLError
+        return default
     except pynvml.NVMLError as error:
         if error.value not in UNTOLD:
             raise

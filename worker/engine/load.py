@@ -18,10 +18,16 @@ from worker.engine.asr import SpeechRecognizer
 from worker.engine.diarization import Diarizer
 from worker.engine.engine import Engine, Parts
 from worker.engine.vad import VoiceActivityDetector
-from worker.model_files import resolve_asr, resolve_diarization
+from worker.model_files import DiarizationFiles, resolve_asr, resolve_diarization
 from worker.model_pull import pull_alignment
 
 log = logger("worker.load")
+
+
+@dataclass(frozen=True)
+class Threads:
+    torch: int
+    whisper: int
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -34,20 +40,9 @@ def load_engine(settings: Settings) -> Engine:
     plan = _budget(settings, asr_folder)
     parts = Parts(
         vad=VoiceActivityDetector(device, onset=settings.vad_onset, offset=settings.vad_offset, batch_size=plan.segmentation_batch),
-        recognizer=SpeechRecognizer(
-            asr_folder,
-            device=device,
-            compute_type=plan.compute_type,
-            batch_size=plan.asr_batch,
-            cpu_threads=threads.whisper,
-            release_memory=torch.cuda.empty_cache,
-        ),
-        diarizer=Diarizer.load(
-            diarization.segmentation, diarization.embedding, diarization.kind, device, batch_size=plan.segmentation_batch
-        ),
-        aligners=Aligners(
-            settings.model_dir, device, _pull(settings) if settings.pull_on_first_use else None, most_bytes=plan.alignment_bytes
-        ),
+        recognizer=_recognizer(asr_folder, device, plan, threads),
+        diarizer=_diarizer(diarization, device, plan),
+        aligners=_aligners(settings, device, plan),
         asr_name=asr_folder.name,
         segmentation_name=diarization.segmentation_name,
         embedding_name=diarization.embedding_name,
@@ -58,10 +53,24 @@ def load_engine(settings: Settings) -> Engine:
     return Engine(parts, jobs=settings.max_jobs_in_flight)
 
 
-@dataclass(frozen=True)
-class Threads:
-    torch: int
-    whisper: int
+def _recognizer(folder: Path, device: str, plan: budget.Budget, threads: Threads) -> SpeechRecognizer:
+    return SpeechRecognizer(
+        folder,
+        device=device,
+        compute_type=plan.compute_type,
+        batch_size=plan.asr_batch,
+        cpu_threads=threads.whisper,
+        release_memory=torch.cuda.empty_cache,
+    )
+
+
+def _diarizer(files: DiarizationFiles, device: str, plan: budget.Budget) -> Diarizer:
+    return Diarizer.load(files.segmentation, files.embedding, files.kind, device, batch_size=plan.segmentation_batch)
+
+
+def _aligners(settings: Settings, device: str, plan: budget.Budget) -> Aligners:
+    pull = _pull(settings) if settings.pull_on_first_use else None
+    return Aligners(settings.model_dir, device, pull, most_bytes=plan.alignment_bytes)
 
 
 def _threads(settings: Settings) -> Threads:

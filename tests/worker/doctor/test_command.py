@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.job_store import JobStore, WorkerState
+from core.job_store import JobStore, WorkerReport, WorkerState
 from core.redis_steps import connect
 from core.settings import Settings
 from tests.conftest import ROOT, wait_for
@@ -59,8 +59,10 @@ def test_an_unfit_worker_takes_no_jobs_and_says_why(fit: dict[str, str], redis_u
     settings = {f"SPILLWAY_{name.upper()}": value for name, value in fit.items()} | {
         "SPILLWAY_GPU_STACK": "none",
         "SPILLWAY_DEVICE": "cuda",
+        "SPILLWAY_WORKER_SLOT": "box",
     }
     log, store = tmp_path / "log", JobStore(connect(redis_url))
+    store.report_worker(WorkerReport("box", False, "no driver", "cuda", "tiny.en", state=WorkerState.UNFIT), ttl_s=60)  # the last time
     with (
         log.open("w") as out,
         subprocess.Popen(
@@ -68,11 +70,14 @@ def test_an_unfit_worker_takes_no_jobs_and_says_why(fit: dict[str, str], redis_u
         ) as worker,
     ):
         try:
-            wait_for(lambda: any(report.state is WorkerState.UNFIT for report in store.workers()), "the worker to say so", timeout_s=90)
+            wait_for(lambda: store.workers()[0].state is WorkerState.STARTING, "the worker to start", timeout_s=90)
+            (starting,) = store.workers()
+            wait_for(lambda: store.workers()[0].state is WorkerState.UNFIT, "the worker to say so", timeout_s=90)
             (report,) = store.workers()
         finally:
             worker.kill()
     (line,) = [json.loads(line) for line in log.read_text().splitlines() if '"fault"' in line]
+    assert starting.reason == "starting again; the last time it was unfit: no driver"
     assert not report.fit
     assert report.reason.startswith("GPU libraries: built without CUDA (GPU_STACK=none)")
     assert (line["check"], "GPU_STACK=cu118" in line["remedy"]) == ("GPU libraries", True)

@@ -8,6 +8,8 @@ import pytest
 
 from core.errors import OurError
 from core.settings import Settings
+from tests.worker.doctor.drivers import driver
+from tests.worker.doctor.environments import doctor
 from worker.doctor.findings import Finding, Verdict
 from worker.doctor.gpu import CACHE, CARD, CHECKS, COMPUTE_TYPE, DRIVER, KERNELS, MEMORY, gpu_findings
 from worker.doctor.kernels import CTRANSLATE2_ARCHS, Fit, fit
@@ -66,16 +68,29 @@ def test_every_finding_that_is_not_well_says_what_to_do() -> None:
     assert [finding for finding in bad if not finding.remedy] == []
 
 
-@pytest.mark.parametrize("driver", ["450.80.02", "520.61.05", "525.60.11"])
-def test_a_driver_too_old_for_cuda_12_is_wrong(driver: str) -> None:
-    finding = diagnose(card(), driver=driver)[DRIVER]
+@pytest.mark.parametrize("version", ["450.80.02", "520.61.05", "525.60.11"])
+def test_a_driver_too_old_for_cuda_12_is_wrong(version: str) -> None:
+    finding = diagnose(card(), driver=version)[DRIVER]
     assert finding.verdict == Verdict.WRONG
     assert "525.60.13" in finding.remedy
 
 
-@pytest.mark.parametrize("driver", ["525.60.13", "525.147.05", "535.54.03", "580.65.06"])
-def test_a_driver_of_cuda_12_is_well(driver: str) -> None:
-    assert diagnose(card(), driver=driver)[DRIVER].verdict == Verdict.OK
+@pytest.mark.models
+def test_the_command_finds_a_driver_too_old_and_memory_too_small(tmp_path: Path, ffmpeg: str) -> None:
+    """Asked of a driver library, by the name and on the path of the real one."""
+    library_path = str(driver(tmp_path / "driver", "470.57.02", free_mib=700))
+    doctored = doctor(library_path=library_path, ffmpeg=ffmpeg, file_store_dir=str(tmp_path))
+    assert doctored.status == 1
+    assert doctored.of(DRIVER).found == "470.57.02 is too old for CUDA 12"
+    assert doctored.of(DRIVER).remedy.startswith("install NVIDIA driver 525.60.13 or newer on the host")
+    assert doctored.of(CARD) == Finding(CARD, Verdict.OK, "NVIDIA GeForce RTX 3060 (Ampere, 8.6), 12.0 GiB")
+    assert doctored.of(MEMORY).verdict is Verdict.WRONG
+    assert doctored.of(MEMORY).found.endswith("11.3 GiB of processes that only the host can name (`nvidia-smi`)")
+
+
+@pytest.mark.parametrize("version", ["525.60.13", "525.147.05", "535.54.03", "580.65.06"])
+def test_a_driver_of_cuda_12_is_well(version: str) -> None:
+    assert diagnose(card(), driver=version)[DRIVER].verdict == Verdict.OK
 
 
 def test_a_gpu_that_compiles_ctranslate2s_ptx_needs_a_newer_driver() -> None:

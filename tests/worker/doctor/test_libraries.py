@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,24 @@ def plant(folder: Path, name: str, source: Path) -> Path:
     return folder
 
 
+def with_own_torch(site: Path) -> None:
+    """A folder that finds its libraries beside itself, not beside the checkout's."""
+    linked_deeply(SITE / "torch" / "lib", site / "torch" / "lib")
+    for part in (SITE / "torch").iterdir():
+        if part.name != "lib":
+            (site / "torch" / part.name).symlink_to(part)
+
+
+@pytest.fixture(scope="module")
+def second_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Files of their own, which the loader takes for other libraries; 550 MB, so that they do not stay."""
+    folder = tmp_path_factory.mktemp("second_set")
+    for part in (OPS, CNN):
+        shutil.copy((CUDNN / part).resolve(), folder / part)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
 def toolkit(tmp_path: Path) -> Path:
     """What CUDA's devel image would bring, by name."""
@@ -64,13 +83,29 @@ def test_without_cudnn_in_sight_the_abort_of_the_first_job_is_found_now(ffmpeg: 
     assert all(f"{CUDNN}` before the process starts" in doctored.of(check).remedy for check in (OPS, CNN, "cuDNN dispatcher"))
 
 
-def test_a_second_set_of_cudnn_is_found_with_both_places(tmp_path: Path, ffmpeg: str) -> None:
-    other = plant(tmp_path / "other", OPS, Path(__file__))
-    line = examined(ffmpeg, CUDNN, other).of("cuDNN sets")
-    assert line.verdict is Verdict.WRONG
+def test_a_second_set_of_cudnn_is_found_with_both_places(second_set: Path, ffmpeg: str) -> None:
+    """Each part loads, and the first set serves: it works, until the order changes."""
+    doctored = examined(ffmpeg, CUDNN, second_set)
+    line = doctored.of("cuDNN sets")
+    assert doctored.wrong() == {"cuDNN sets"}
     assert str(CUDNN.resolve()) in line.found
-    assert f"{other} (by LD_LIBRARY_PATH)" in line.found
+    assert f"{second_set} (by LD_LIBRARY_PATH)" in line.found
     assert line.remedy.startswith(f"keep torch's own, {CUDNN}, and take every other away: out of LD_LIBRARY_PATH")
+
+
+def test_a_set_that_a_package_brought_beside_torchs_own_is_found_out_of_the_loaders_path(
+    tmp_path: Path, second_set: Path, ffmpeg: str
+) -> None:
+    """As cu118's torch, which carries its set in torch/lib, beside an nvidia-cudnn-cu12."""
+    python, site = environment(tmp_path / "venv", without=["torch"])
+    with_own_torch(site)
+    for part in (OPS, CNN):
+        (site / "torch" / "lib" / part).symlink_to(second_set / part)
+    doctored = examined(ffmpeg, site / "torch" / "lib", python=python)
+    assert doctored.of(OPS).found.startswith(f"{second_set / OPS}, version 8.5.0")
+    assert doctored.wrong() == {"cuDNN sets"}
+    assert f"{second_set} (by LD_LIBRARY_PATH, torch)" in doctored.of("cuDNN sets").found
+    assert f"{CUDNN.resolve()} (by torch)" in doctored.of("cuDNN sets").found
 
 
 def test_parts_out_of_two_folders_are_no_set(tmp_path: Path, ffmpeg: str) -> None:
@@ -92,10 +127,7 @@ def test_a_file_that_cannot_be_loaded_is_named_and_hides_nothing(tmp_path: Path,
 
 def test_without_cublas_nothing_of_torch_works_and_the_line_says_so(tmp_path: Path, ffmpeg: str) -> None:
     python, site = environment(tmp_path / "venv", without=["nvidia", "torch"])
-    linked_deeply(SITE / "torch" / "lib", site / "torch" / "lib")
-    for part in (SITE / "torch").iterdir():
-        if part.name != "lib":
-            (site / "torch" / part.name).symlink_to(part)
+    with_own_torch(site)
     for package in (SITE / "nvidia").glob("*/lib"):
         if package.parent.name != "cublas":
             linked_deeply(package, site / package.relative_to(SITE))
@@ -132,18 +164,20 @@ def test_an_image_with_a_library_missing_does_not_pass_its_build(ffmpeg: str) ->
 
 
 @pytest.mark.parametrize(
-    ("stack", "device", "why"),
+    ("stack", "device", "occasion", "why"),
     [
-        ("auto", "cpu", "SPILLWAY_DEVICE=cpu"),
-        ("none", "cpu", "built without CUDA (GPU_STACK=none)"),
-        ("none", "cuda", "built without CUDA (GPU_STACK=none)"),
-        ("auto", "cuda", ""),
-        ("cu118", "cuda", ""),
-        ("cu118", "cpu", ""),
+        ("auto", "cpu", Occasion.BUILD, "SPILLWAY_DEVICE=cpu"),
+        ("none", "cpu", Occasion.START, "built without CUDA (GPU_STACK=none)"),
+        ("none", "cuda", Occasion.START, "built without CUDA (GPU_STACK=none)"),
+        ("auto", "cuda", Occasion.START, ""),
+        ("cu118", "cuda", Occasion.START, ""),
+        ("cu118", "cpu", Occasion.BUILD, ""),
+        ("cu118", "cpu", Occasion.BY_HAND, ""),
+        ("cu118", "cpu", Occasion.START, "SPILLWAY_DEVICE=cpu"),
     ],
 )
-def test_libraries_are_asked_for_where_a_gpu_is_to_be_used(stack: str, device: str, why: str) -> None:
-    assert why_not_asked(Settings.model_validate({"gpu_stack": stack, "device": device})) == why
+def test_libraries_are_asked_for_where_a_gpu_is_to_be_used(stack: str, device: str, occasion: Occasion, why: str) -> None:
+    assert why_not_asked(Settings.model_validate({"gpu_stack": stack, "device": device}), occasion) == why
 
 
 def test_a_gpu_is_refused_by_what_was_built_without_one_save_at_its_build() -> None:

@@ -1,18 +1,23 @@
 """Python, glibc and the packages: each way in which the stack was broken before, made in a throw-away environment."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from core.settings import Settings
+from tests.conftest import ROOT
 from tests.worker.doctor.environments import Doctored, doctor, environment
 from worker.doctor.findings import Verdict, faults
 from worker.doctor.packages import glibc_finding, package_findings, python_finding
 
-LIFTED = [
+# Small enough to be installed for real, as whoever forgets the lock would.
+INSTALLED = [
     ("numpy", "2.0.0", "numpy 2.0.0 is installed, 1.26.4 is locked: pyannote.audio 3.1.1 uses np.NaN, gone in numpy 2"),
     ("setuptools", "84.0.0", "setuptools 84.0.0 is installed, 75.8.2 is locked: lightning 2.3.3 imports pkg_resources"),
+]
+NAMED = [
     ("torch", "2.6.0", "torch 2.6.0 is installed, 2.0.0 is locked: torch 2.4 and later bring cuDNN 9"),
     ("ctranslate2", "4.5.0", "ctranslate2 4.5.0 is installed, 4.4.0 is locked: 4.5 and later need cuDNN 9"),
     ("av", "14.0.0", "av 14.0.0 is installed, 12.3.0 is locked: faster-whisper 1.0.0 was made for av 11"),
@@ -25,14 +30,17 @@ def examined(python: Path, ffmpeg: str) -> Doctored:
 
 @pytest.fixture(scope="module")
 def lifted(tmp_path_factory: pytest.TempPathFactory, ffmpeg: str) -> Doctored:
-    """An environment in which every one of them was."""
-    versions = {name: version for name, version, _ in LIFTED}
-    without = [f"{name}-*.dist-info" for name in versions]
-    python, _ = environment(tmp_path_factory.mktemp("lifted") / "venv", without=without, installed=versions)
+    """An environment in which every one of them was; gigabytes of torch and its like by their metadata alone."""
+    named = {name: version for name, version, _ in NAMED}
+    without = [*(f"{name}-*.dist-info" for name in named), "numpy", "numpy.libs", "numpy-*", "setuptools", "setuptools-*", "pkg_resources"]
+    python, site = environment(tmp_path_factory.mktemp("lifted") / "venv", without=without, installed=named)
+    uv = subprocess.run(["sh", str(ROOT / "tools" / "uv.sh")], capture_output=True, text=True, check=True).stdout.strip()
+    wanted = [f"{name}=={version}" for name, version, _ in INSTALLED]
+    subprocess.run([uv, "pip", "install", "--quiet", "--no-deps", "--python", str(python), "--target", str(site), *wanted], check=True)
     return examined(python, ffmpeg)
 
 
-@pytest.mark.parametrize(("name", "version", "found"), LIFTED)
+@pytest.mark.parametrize(("name", "version", "found"), [*INSTALLED, *NAMED])
 def test_a_lifted_package_is_named_with_what_it_breaks(name: str, version: str, found: str, lifted: Doctored) -> None:
     (line,) = (finding for finding in lifted.findings if finding.found.startswith(f"{name} {version} "))
     assert lifted.status == 1
