@@ -109,7 +109,7 @@ def _refusal(check: str, source: HubSource, settings: Settings, hub: str | None)
     if status != httpx.codes.OK:
         found = f"the hub answers {status}: access to {source.repository} could not be asked"
         return Finding(
-            check, Verdict.WARNING, found, "check the network and the proxy, or copy the model folder from a machine that has it"
+            check, Verdict.WARNING, found, "check the network and the proxy, or copy the whole model folder from a machine that has it"
         )
     return None
 
