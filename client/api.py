@@ -22,6 +22,7 @@ STREAM_SILENCE_S = 30.0  # the service's heartbeats come every 10 s
 POLL_S = 1.0
 PATIENCE_S = 120.0  # how long a wait bears a service that is away: long enough for a restart
 BUSY_TRIES = 5
+LONGEST_PAUSE_S = 60.0  # however long a busy service asks for
 
 UploadProgress = Callable[[int, int], None]  # bytes sent, bytes in all
 OnChange = Callable[[Job], None]
@@ -56,7 +57,7 @@ class SpillwayClient:
             except ServiceBusy as busy:
                 if not tries_left:
                     raise
-                time.sleep(busy.retry_after_s)
+                time.sleep(_pause_s(busy))
         raise AssertionError("unreachable")
 
     def job(self, job_id: str) -> Job:
@@ -71,6 +72,7 @@ class SpillwayClient:
         """The job once it has ended, by its events; by polling while the stream is refused or breaks, also over a restart."""
         away_since: float | None = None
         while True:
+            pause_s = POLL_S
             try:
                 for job in self._changes(job_id):
                     away_since = None
@@ -78,11 +80,12 @@ class SpillwayClient:
                         on_change(job)
                     if job.has_ended:
                         return job
-            except (ServiceAway, ServiceBusy):
+            except (ServiceAway, ServiceBusy) as error:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > PATIENCE_S:
                     raise
-            time.sleep(POLL_S)
+                pause_s = _pause_s(error)
+            time.sleep(pause_s)
 
     def transcript(self, job_id: str, format: str = "json") -> str:
         return self._send("GET", f"/v1/jobs/{job_id}/transcript", params={"format": format}).text
@@ -159,6 +162,10 @@ def _translated(base_url: str) -> Iterator[None]:
         raise ServiceAway(f"the service at {base_url} does not answer ({why}): is it up, and is that its address?") from error
     except httpx.InvalidURL as error:
         raise ServiceAway(f"not a URL of a service: {error}") from error
+
+
+def _pause_s(error: ServiceAway | ServiceBusy) -> float:
+    return min(max(error.retry_after_s, POLL_S), LONGEST_PAUSE_S) if isinstance(error, ServiceBusy) else POLL_S
 
 
 def _form(options: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 SpillwayError
 ├── ServiceRefused       the service answered with a problem: `status`, `code`, `message`, `field`
-│   └── ServiceBusy      503: worth another try after `retry_after_s`
+│   └── ServiceBusy      429, 503: worth another try after `retry_after_s`
 └── ServiceAway          no answer: not running, not reachable, or broken off
 """
 
@@ -45,7 +45,7 @@ class ServiceAway(SpillwayError):
 
 
 def refusal(response: httpx.Response) -> ServiceRefused:
-    return (ServiceBusy if response.status_code == 503 else ServiceRefused).read(response)
+    return (ServiceBusy if response.status_code in (429, 503) else ServiceRefused).read(response)
 
 
 def _problem(response: httpx.Response) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import InvalidRequest, SettingsError, Unauthorized
 from core.redis_steps import NAMESPACE, RedisClient, redis_away
-from core.settings import FILE_SUFFIX, Settings, variable
+from core.settings import FILE_SUFFIX, MOST_PER_KEY, MOST_PER_MINUTE, Settings, variable
 
 TEXT = re.compile(r"spillway_([0-9a-z]{12})_([A-Za-z0-9_-]{43})")
 ID_BYTES, SECRET_BYTES = 6, 32  # 12 and 43 characters
@@ -44,6 +44,18 @@ class KeySecrets:
     first: ApiKey | None  # an admin key that is good without having been created here
 
 
+class KeyLimits(BaseModel):
+    """What a key may do in place of what the settings say; None is what they say, 0 no limit."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requests_per_minute: int | None = Field(None, ge=0, le=MOST_PER_MINUTE)
+    max_jobs: int | None = Field(None, ge=0, le=MOST_PER_KEY)
+
+
+THE_SETTINGS = KeyLimits()
+
+
 class KeyRecord(BaseModel):
     """What is remembered of a key. Times are seconds since the epoch."""
 
@@ -55,6 +67,17 @@ class KeyRecord(BaseModel):
     created_at: float
     digest: str = Field(repr=False)
     revoked_at: float | None = None
+    limits: KeyLimits = THE_SETTINGS
+
+    def requests_per_minute(self, settings: Settings) -> int:
+        own = self.limits.requests_per_minute
+        return settings.requests_per_minute if own is None else own
+
+    def max_jobs(self, settings: Settings) -> int:
+        """An admin's jobs are limited by the queue alone, unless the key says otherwise."""
+        if self.limits.max_jobs is not None:
+            return self.limits.max_jobs
+        return 0 if self.scope == Scope.ADMIN else settings.max_jobs_per_key
 
 
 class ApiKeys:
@@ -83,12 +106,12 @@ class ApiKeys:
         record = self._record(key_id)
         return record is None or record.revoked_at is not None
 
-    def create(self, name: str, scope: Scope) -> ApiKey:
+    def create(self, name: str, scope: Scope, limits: KeyLimits = THE_SETTINGS) -> ApiKey:
         """Known from now on; its secret is not kept. Raises `InvalidRequest` for a name that cannot be shown."""
         if not name.strip() or not name.isprintable() or len(name) > NAME_CHARACTERS:
             raise InvalidRequest(f"a key's name has 1 to {NAME_CHARACTERS} printable characters: choose another", field="name")
         key = new_key()
-        self._remember(key, name, scope)
+        self._remember(self._new_record(key, name, scope, limits))
         return key
 
     def records(self) -> list[KeyRecord]:
@@ -120,13 +143,15 @@ class ApiKeys:
 
     def _remember_first(self) -> None:
         if self._secrets.first:
-            self._remember(self._secrets.first, "first", Scope.ADMIN)
+            self._remember(self._new_record(self._secrets.first, "first", Scope.ADMIN, THE_SETTINGS))
 
-    def _remember(self, key: ApiKey, name: str, scope: Scope) -> None:
+    def _remember(self, record: KeyRecord) -> None:
         """Once for each id, so that the first key stays revoked when the service starts again."""
-        record = KeyRecord(id=key.id, name=name, scope=scope, created_at=time.time(), digest=self._digest(key))
         with redis_away():
-            self._redis.hsetnx(self._hash, key.id, record.model_dump_json())
+            self._redis.hsetnx(self._hash, record.id, record.model_dump_json())
+
+    def _new_record(self, key: ApiKey, name: str, scope: Scope, limits: KeyLimits) -> KeyRecord:
+        return KeyRecord(id=key.id, name=name, scope=scope, created_at=time.time(), digest=self._digest(key), limits=limits)
 
     def _digest(self, key: ApiKey) -> str:
         return hmac.digest(self._secrets.hashing.encode(), key.secret.encode(), "sha256").hex()

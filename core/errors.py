@@ -11,6 +11,9 @@ SpillwayError
 │   ├── JobNotFound            404
 │   ├── TranscriptNotReady     409
 │   ├── IdempotencyConflict    409
+│   ├── RateLimited            429 with Retry-After
+│   ├── TooManyJobs            429 with Retry-After
+│   ├── TooManyOpen            429 with Retry-After
 │   ├── QueueFull              503 with Retry-After
 │   ├── ServiceBusy            503 with Retry-After
 │   ├── SettingsError          a process does not start
@@ -94,24 +97,42 @@ class IdempotencyConflict(CallerError):
     code = "idempotency_conflict"
 
 
+class RateLimited(CallerError):
+    """The API key has sent its requests of this minute, or the address its wrong keys."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyJobs(CallerError):
+    """As many jobs of the API key wait and run as one key may have."""
+
+    code = "too_many_jobs"
+    retry_after_s = 30
+
+
+class TooManyOpen(CallerError):
+    """The API key has as many uploads or event streams open as one key may have."""
+
+    code = "too_many_open"
+    retry_after_s = 2
+
+
 class QueueFull(CallerError):
     """The queue holds as many jobs as it may."""
 
     code = "queue_full"
-
-    def __init__(self, message: str, *, retry_after_s: int = 30) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    retry_after_s = 30
 
 
 class ServiceBusy(CallerError):
     """As many uploads or event streams are open as there may be."""
 
     code = "service_busy"
-
-    def __init__(self, message: str, *, retry_after_s: int = 2) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    retry_after_s = 2
 
 
 class SettingsError(CallerError):
@@ -138,10 +159,7 @@ class StoreUnavailable(OurError):
     """Redis does not answer, or refuses writes."""
 
     code = "store_unavailable"
-
-    def __init__(self, message: str, *, retry_after_s: int = 5) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    retry_after_s = 5
 
 
 class DiskFull(OurError):

@@ -1,19 +1,21 @@
 """The job store: one record per job in Redis, the truth that messages, leases in memory and other clouds only hint at."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
-from core.errors import IdempotencyConflict, JobNotFound, QueueFull
+from core.errors import IdempotencyConflict, JobNotFound, QueueFull, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, is_reachable, redis_away
 from core.transcript import Notice
 
 MOST_READ = 5_000  # records that a page of one state looks through: 0.15 s beside a local Redis
 SUSPECT_AFTER = 2  # losses after which a job runs alone, so that it takes nobody with it
+WAIT_BOUNDS_S = (1, 5, 15, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)  # of the histogram of waits
+NO_STAGES: Mapping[str, float] = {}
 
 
 class Verdict(StrEnum):
@@ -112,17 +114,26 @@ class JobStore:
 
     # Clients
 
-    def submit(self, job: NewJob, *, max_queued: int, idempotency_key: str = "", idempotency_ttl_s: int = 86400) -> tuple[Job, bool]:
-        """The job, and whether it is new. Raises `IdempotencyConflict`, `QueueFull`."""
+    def submit(
+        self, job: NewJob, *, max_queued: int, max_of_key: int = 0, idempotency_key: str = "", idempotency_ttl_s: int = 86400
+    ) -> tuple[Job, bool]:
+        """The job, and whether it is new. Raises `IdempotencyConflict`, `QueueFull`, `TooManyJobs`; 0 of a key is no limit."""
         outcome, detail = self._steps.run(
             "submit", job.id, job.model_dump_json(), job.key_id, job.options.priority, _ms(job.work_s),
-            idempotency_key, job.fingerprint, idempotency_ttl_s * 1000, max_queued,
+            idempotency_key, job.fingerprint, idempotency_ttl_s * 1000, max_queued, max_of_key,
         )  # fmt: skip
         if outcome == "conflict":
             raise IdempotencyConflict(f"this Idempotency-Key was used for job {detail} with another file or other options: use a new key")
+        if outcome == "too many":
+            raise _too_many(int(detail))
         if outcome == "full":
             raise QueueFull(f"the queue is full: {detail} jobs wait; try again later")
         return self.get(str(detail)), outcome == "created"
+
+    def check_room_for(self, key_id: str, *, max_of_key: int) -> None:
+        """Raises `TooManyJobs` when the API key has that many jobs that have not ended; 0 is no limit."""
+        if max_of_key and (unfinished := int(self._steps.run("unfinished", key_id, max_of_key))) >= max_of_key:
+            raise _too_many(unfinished)
 
     def get(self, job_id: str, *, key_id: str | None = None) -> Job:
         """Raises `JobNotFound`, also for the job of another API key than `key_id`, if that is given."""
@@ -197,7 +208,7 @@ class JobStore:
         The record's `attempt` is the fencing token. A repeat with the same `claim_id` gives the same job again.
         """
         claimed = self._steps.run(
-            "claim", runner.owner, runner.slot, _ms(lease_s), claim_id or uuid4().hex, _ms(max(fits_s, 0.0)), SUSPECT_AFTER
+            "claim", runner.owner, runner.slot, _ms(lease_s), claim_id or uuid4().hex, _ms(max(fits_s, 0.0)), SUSPECT_AFTER, *WAIT_BOUNDS_S
         )
         return self.get(str(claimed[0])) if claimed else None
 
@@ -213,10 +224,12 @@ class JobStore:
         """Whether the attempt still held the job, and the product is now in its record."""
         return bool(self._steps.run("keep", job.id, job.attempt, stage, key) == Verdict.HELD)
 
-    def succeed(self, job: Job, *, result_key: str, warnings: Iterable[Notice] = ()) -> JobState | None:
+    def succeed(
+        self, job: Job, *, result_key: str, warnings: Iterable[Notice] = (), stages_s: Mapping[str, float] = NO_STAGES
+    ) -> JobState | None:
         """The state reached (a cancel that came first wins), or None when the attempt had lost the job."""
         noted = json.dumps([warning.model_dump() for warning in warnings])
-        return self._finish(job, JobState.SUCCEEDED, "result_key", result_key, "warnings", noted)
+        return self._finish(job, JobState.SUCCEEDED, "result_key", result_key, "warnings", noted, stages_s=stages_s)
 
     def fail(self, job: Job, failure: JobFailure, *, result_key: str | None = None) -> JobState | None:
         kept = ("result_key", result_key) if result_key else ()
@@ -254,7 +267,10 @@ class JobStore:
         with redis_away():
             slots = sorted(self._redis.smembers(self._key("workers")))
             reports = self._redis.mget([self._key("worker", slot) for slot in slots]) if slots else []
-            held = [self._redis.scard(self._key("slot", slot)) for slot in slots]
+            pipe = self._redis.pipeline(transaction=False)
+            for slot in slots:
+                pipe.scard(self._key("slot", slot))
+            held = pipe.execute()
         return tuple(_report(json.loads(report), jobs) for report, jobs in zip(reports, held, strict=True) if report)
 
     def backlog(self) -> Backlog:
@@ -267,16 +283,11 @@ class JobStore:
         audio_s, run_s = _seconds(speed.get("audio_ms")), _seconds(speed.get("run_ms"))
         return Backlog(
             queued_jobs=sum(queued),
-            queued_audio_s=_seconds(totals.get("pending_ms")),
+            queued_audio_s=sum(_seconds(totals.get(f"pending_ms:{priority}")) for priority in Priority),
             running_jobs=running,
             running_audio_s=_seconds(totals.get("running_ms")),
             real_time_factor=audio_s / run_s if run_s else None,
         )
-
-    def counters(self) -> dict[str, int]:
-        """How many jobs were submitted, succeeded, failed, cancelled, and how many runners were lost, ever."""
-        with redis_away():
-            return {name: int(value) for name, value in self._redis.hgetall(self._key("counters")).items()}
 
     def due_deliveries(self, *, limit: int = 100) -> list[str]:
         """Ids of what the outbox owes by Redis' own clock, oldest first."""
@@ -306,8 +317,9 @@ class JobStore:
     def is_reachable(self) -> bool:
         return is_reachable(self._redis)
 
-    def _finish(self, job: Job, state: JobState, *fields: str) -> JobState | None:
-        return _state(self._steps.run("finish", job.id, job.attempt, state, *fields))
+    def _finish(self, job: Job, state: JobState, *fields: str, stages_s: Mapping[str, float] = NO_STAGES) -> JobState | None:
+        stages_ms = json.dumps({stage: _ms(seconds) for stage, seconds in stages_s.items()})
+        return _state(self._steps.run("finish", job.id, job.attempt, state, stages_ms, *fields))
 
     def _older_than(self, listing: str, job_id: str | None, most: int) -> list[str]:
         """Ids, newest first. Raises `JobNotFound`."""
@@ -370,6 +382,10 @@ def _report(said: dict[str, Any], jobs_in_flight: int) -> WorkerReport:
 
 def _not_found(job_id: str) -> JobNotFound:
     return JobNotFound(f"there is no job {job_id}: it never was, or it was deleted")
+
+
+def _too_many(unfinished: int) -> TooManyJobs:
+    return TooManyJobs(f"{unfinished} jobs of this API key wait or run, as many as it may have: send more when some have ended")
 
 
 def _outcomes(flat: Sequence[str]) -> dict[str, JobState]:

@@ -14,6 +14,7 @@ from core.errors import StoreUnavailable
 
 NAMESPACE = "spillway"
 STEPS = ("submit", "claim", "beat", "keep", "finish", "cancel", "release", "retry", "reclaim_expired", "reclaim_slot", "delete")
+COUNTS = ("count_worker", "unfinished", "spend")  # steps that change no job
 RedisClient = Any  # redis-py types every reply as a union with bytes; with decode_responses on it is str
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 
@@ -24,7 +25,7 @@ class RedisSteps:
     def __init__(self, redis: RedisClient, namespace: str) -> None:
         self._namespace = namespace
         prelude = _source("prelude")
-        self._scripts = {name: redis.register_script(f"{prelude}\n{_source(name)}") for name in STEPS}
+        self._scripts = {name: redis.register_script(f"{prelude}\n{_source(name)}") for name in (*STEPS, *COUNTS)}
 
     def run(self, name: str, *arguments: object) -> Any:
         """The script's reply. Raises `StoreUnavailable` when Redis is away or refuses to write."""

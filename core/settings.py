@@ -11,6 +11,8 @@ from core.errors import SettingsError
 
 PREFIX = "SPILLWAY_"
 FILE_SUFFIX = "_FILE"  # SPILLWAY_X_FILE names the file that holds x: how containers are handed secrets
+MOST_PER_MINUTE = 60_000  # their distance is kept in milliseconds
+MOST_PER_KEY = 1_000_000
 NOT_OURS = (
     "SPILLWAY_URL", "SPILLWAY_API_KEY",  # the client's: where the service is, and its key
     "SPILLWAY_PUBLISH_ADDRESS", "SPILLWAY_PUBLISH_PORT", "SPILLWAY_SERVICE_IMAGE", "SPILLWAY_WORKER_IMAGE",  # compose's own
@@ -47,6 +49,21 @@ class Settings(BaseModel):
     max_upload_bytes: int = Field(4 * 1024**3, ge=1, description="Largest upload, in bytes.")
     max_duration_s: float = Field(12 * 3600, gt=0, description="Longest recording, in seconds.")
     max_queued_jobs: int = Field(10_000, ge=1, description="Jobs that may wait; more are refused with 503.")
+    max_jobs_per_key: int = Field(
+        1000,
+        ge=0,
+        le=MOST_PER_KEY,
+        description="Jobs of one API key that may wait and run; more are refused with 429. 0: no limit. Not for admin keys.",
+    )
+    requests_per_minute: int = Field(
+        600, ge=0, le=MOST_PER_MINUTE, description="Requests of one API key in a minute; more are refused with 429. 0: no limit."
+    )
+    wrong_keys_per_minute: int = Field(
+        60,
+        ge=0,
+        le=MOST_PER_MINUTE,
+        description="Wrong API keys from one address, behind a proxy the proxy's, in a minute; then 429. 0: no limit.",
+    )
     idempotency_ttl_s: int = Field(3 * 86400, ge=60, description="How long an Idempotency-Key is remembered, in seconds.")
 
     # Models

@@ -5,6 +5,7 @@ import threading
 from uuid import uuid4
 
 from core import wakeups
+from core.figures import Figures
 from core.job_store import JobStore
 from core.process import begin
 from core.redis_steps import connect
@@ -25,7 +26,7 @@ def main() -> None:
     redis = connect(settings.redis_url)
     store = JobStore(redis)
     app = wakeups.celery_app(settings.redis_url)
-    sweeper = Sweeper(store, lambda: wakeups.waiting(redis), lambda times: wakeups.wake(app, times))
+    sweeper = Sweeper(store, lambda: wakeups.waiting(redis), lambda times: wakeups.wake(app, times), Figures(redis))
     reclaimer = Reclaimer(store, lease_s=settings.lease_s, max_losses=settings.max_losses)
     me = uuid4().hex
     run(

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+from math import ceil
 from typing import cast
 
 from flask import Flask, abort, g, request
 
-from core.api_keys import ASK_FOR_ONE, ApiKeys, Scope
-from core.errors import Forbidden, Unauthorized
+from core.api_keys import ASK_FOR_ONE, ApiKeys, KeyRecord, Scope, parsed
+from core.errors import Forbidden, RateLimited, Unauthorized
 from core.job import ANONYMOUS, Job
 from service.collaborators import given
 
@@ -21,6 +22,7 @@ ADMINS = ("/metrics",)  # it tells of the jobs of all
 class Caller:
     key_id: str
     is_admin: bool
+    max_jobs: int = 0  # that have not ended; 0 is no limit
 
     @property
     def sees(self) -> str | None:
@@ -63,18 +65,40 @@ def _admit() -> None:
         _refuse_foreigners()
         g.caller = EVERYBODY
     elif (route := request.url_rule.rule if request.url_rule else None) not in PUBLIC:
-        g.caller = _holder_of_key(keys)
+        record = _holder_of_key(keys)
+        _limit_requests(record)
+        g.caller = Caller(record.id, record.scope == Scope.ADMIN, record.max_jobs(given().settings))
         if route in ADMINS and not caller().is_admin:
             raise Forbidden(f"{route} needs an API key of scope {Scope.ADMIN}; {ASK_FOR_ONE} --scope {Scope.ADMIN}")
 
 
-def _holder_of_key(keys: ApiKeys) -> Caller:
+def _holder_of_key(keys: ApiKeys) -> KeyRecord:
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthorized(f"this service needs an API key: send the header `Authorization: Bearer <key>`; {ASK_FOR_ONE}")
-    record = keys.verify(text.strip(" "))
+    text = text.strip(" ")
+    try:
+        record = keys.verify(text)
+    except Unauthorized:
+        if parsed(text):
+            _limit_wrong_keys()
+        raise
     g.key_id = record.id
-    return Caller(record.id, record.scope == Scope.ADMIN)
+    return record
+
+
+def _limit_requests(record: KeyRecord) -> None:
+    most = record.requests_per_minute(given().settings)
+    if wait_s := given().rates.spend(f"key:{record.id}", per_minute=most):
+        raise RateLimited(f"this API key may send {most} requests a minute: ask less often", retry_after_s=ceil(wait_s))
+
+
+def _limit_wrong_keys() -> None:
+    """By address, which behind a proxy is the proxy's; whoever comes from there with a good key is let in all the same."""
+    most = given().settings.wrong_keys_per_minute
+    if wait_s := given().rates.spend(f"address:{request.remote_addr}", per_minute=most):
+        message = f"more than {most} calls a minute came from this address with a wrong API key: stop, and check the key; {ASK_FOR_ONE}"
+        raise RateLimited(message, retry_after_s=ceil(wait_s)) from None
 
 
 def _refuse_foreigners() -> None:

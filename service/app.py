@@ -25,10 +25,9 @@ def make_app(collaborators: Collaborators) -> OpenAPI:
     )
     app.config["MAX_CONTENT_LENGTH"] = BODILESS_BYTES
     give(app, collaborators)
-    app.extensions[metrics.EXTENSION] = metrics.registry(collaborators)
+    metrics.register(app, collaborators, _version())
     for api in APIS:
         app.register_api(api)
-    app.register_blueprint(metrics.api)
     docs.register(app)
     edge.register(app)
     access.register(app)

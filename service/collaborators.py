@@ -7,9 +7,11 @@ from typing import cast
 from flask import Flask, current_app
 
 from core.api_keys import ApiKeys
+from core.figures import Figures
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
+from core.request_rates import RequestRates
 from core.settings import Settings
 from service.places import Places
 
@@ -18,7 +20,9 @@ from service.places import Places
 class Collaborators:
     settings: Settings
     keys: ApiKeys | None  # None in open access
+    rates: RequestRates
     jobs: JobStore
+    figures: Figures
     files: LocalFileStore
     ffmpeg: Ffmpeg
     wake: Callable[[], bool]  # whether the wake-up was sent

@@ -33,8 +33,8 @@ RECONNECT = "retry: 2000\n"  # ms; goes out with the first event
 def watch_job(path: JobPath) -> Response:
     collaborators, who, job_id = given(), caller(), visible_job(path.job_id).id
     with ExitStack() as opened:
-        opened.enter_context(collaborators.event_streams.one(TOO_MANY_STREAMS))
-        opened.enter_context(collaborators.long_requests.one(TOO_MANY_STREAMS))
+        opened.enter_context(collaborators.event_streams.one(who.key_id, TOO_MANY_STREAMS))
+        opened.enter_context(collaborators.long_requests.one(who.key_id, TOO_MANY_STREAMS))
         watched = cast(Generator[Job, None, None], collaborators.jobs.watch(job_id, quiet_s=LOOK_AGAIN_S))
         changes = opened.enter_context(closing(watched))
         known = chain([next(changes)], changes)  # so that a job that is not there is a 404 and not a broken stream

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from core.api_keys import ApiKeys, KeyRecord, Scope, key_secrets
+from core.api_keys import ApiKeys, KeyLimits, KeyRecord, Scope, key_secrets
 from core.errors import SpillwayError
 from core.redis_steps import connect
-from core.settings import Settings
+from core.settings import MOST_PER_KEY, MOST_PER_MINUTE, Settings
 from service.views import rfc3339
 
 out, err = Console(), Console(stderr=True)
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def create(keys: ApiKeys, asked: Namespace) -> None:
-    key = keys.create(asked.name, Scope(asked.scope))
+    limits = KeyLimits(requests_per_minute=asked.requests_per_minute, max_jobs=asked.max_jobs)
+    key = keys.create(asked.name, Scope(asked.scope), limits)
     _say(err, "shown this once and kept nowhere: hand it over now; the client reads it from SPILLWAY_API_KEY")
     _say(out, key.text)
 
@@ -46,7 +47,7 @@ def show(keys: ApiKeys, asked: Namespace) -> None:  # noqa: ARG001 - all command
     if not out.is_terminal:
         out.file.writelines("\t".join(row) + "\n" for row in rows)
         return
-    table = Table("id", "name", "scope", "created", "revoked", box=None)
+    table = Table("id", "name", "scope", "created", "revoked", "requests/min", "jobs", box=None)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     out.print(table)
@@ -66,7 +67,22 @@ def _say(console: Console, text: str) -> None:
 
 def _row(record: KeyRecord) -> tuple[str, ...]:
     revoked = rfc3339(record.revoked_at) if record.revoked_at is not None else ""
-    return record.id, record.name, record.scope, rfc3339(record.created_at), revoked
+    limits = (_limit_cell(limit) for limit in (record.limits.requests_per_minute, record.limits.max_jobs))
+    return record.id, record.name, record.scope, rfc3339(record.created_at), revoked, *limits
+
+
+def _limit_cell(limit: int | None) -> str:
+    """Nothing where the settings say it."""
+    return "" if limit is None else str(limit)
+
+
+def _up_to(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) > most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {most}")
+        return int(text)
+
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     new = commands.add_parser("create", help="make a key and show it, once")
     new.add_argument("name", help="whose it is, for the list")
     new.add_argument("--scope", choices=list(Scope), default=Scope.SUBMIT, help="submit: its own jobs (default); admin: the jobs of all")
+    new.add_argument("--requests-per-minute", type=_up_to(MOST_PER_MINUTE), metavar="N", help="0: no limit; as the settings say if absent")
+    new.add_argument(
+        "--max-jobs", type=_up_to(MOST_PER_KEY), metavar="N", help="jobs that may wait and run; 0: no limit; as the settings say if absent"
+    )
     commands.add_parser("list", help="show all keys, without their secrets")
     commands.add_parser("revoke", help="refuse a key from now on").add_argument("id", help="the key's id, as `list` shows it")
     return parser

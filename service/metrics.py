@@ -1,67 +1,61 @@
-"""/metrics: read from the job store when Prometheus asks, so that nothing has to be kept up to date."""
+"""/metrics for Prometheus: what all processes have counted in Redis, and what this one sees itself."""
 
 from collections.abc import Iterator
+from platform import python_version
 
-from flask import Blueprint, Response, current_app
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from flask import Blueprint, Flask, Response, current_app, request
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from core.errors import StoreUnavailable
 from core.file_store import LocalFileStore
-from core.job_store import JobStore
 from service.collaborators import Collaborators
+from service.job_metrics import JobMetrics, gauge
+from service.traffic import Traffic
 
 api = Blueprint("metrics", __name__)
 EXTENSION = "spillway_metrics"
 
 
-class JobMetrics(Collector):
-    def __init__(self, jobs: JobStore, files: LocalFileStore) -> None:
-        self._jobs, self._files = jobs, files
+class ServiceMetrics(Collector):
+    def __init__(self, collaborators: Collaborators, version: str) -> None:
+        self._collaborators, self._version = collaborators, version
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("spillway_file_store_free_bytes", "Room in the file store.", self._files.free_bytes())
-        try:
-            metrics = [*self._backlog(), self._workers(), self._events()]
-        except StoreUnavailable:
-            metrics = []
-        yield GaugeMetricFamily("spillway_job_store_up", "Whether Redis answered this scrape.", bool(metrics))
-        yield from metrics
-
-    def _backlog(self) -> Iterator[Metric]:
-        backlog = self._jobs.backlog()
-        jobs = GaugeMetricFamily("spillway_jobs", "Jobs that have not ended.", labels=["state"])
-        audio = GaugeMetricFamily("spillway_audio_seconds", "Audio seconds of jobs that have not ended.", labels=["state"])
-        jobs.add_metric(["queued"], backlog.queued_jobs)
-        jobs.add_metric(["running"], backlog.running_jobs)
-        audio.add_metric(["queued"], backlog.queued_audio_s)
-        audio.add_metric(["running"], backlog.running_audio_s)
-        yield from (jobs, audio)
-        if backlog.real_time_factor is not None:
-            yield GaugeMetricFamily("spillway_real_time_factor", "Audio seconds per second, recent jobs.", backlog.real_time_factor)
-
-    def _workers(self) -> Metric:
-        workers = GaugeMetricFamily("spillway_workers", "Workers heard of lately.", labels=["fit"])
-        fit = [worker.fit for worker in self._jobs.workers()]
-        workers.add_metric(["true"], fit.count(True))
-        workers.add_metric(["false"], fit.count(False))
-        return workers
-
-    def _events(self) -> Metric:
-        events = CounterMetricFamily("spillway_job_events", "Jobs by what became of them, and runners lost, ever.", labels=["event"])
-        for name, count in sorted(self._jobs.counters().items()):
-            events.add_metric([name], count)
-        return events
+        build = GaugeMetricFamily("spillway_build_info", "1, with the version that runs.", labels=["version", "python"])
+        build.add_metric([self._version, python_version()], 1)
+        yield build
+        yield from _file_store(self._collaborators.files)
+        streams = self._collaborators.event_streams
+        yield gauge("spillway_event_streams", "Event streams that are open.", streams.taken)
+        yield gauge("spillway_event_streams_limit", "Event streams that may be open.", streams.count)
+        long = self._collaborators.long_requests
+        yield gauge("spillway_long_requests", "Uploads and event streams under way.", long.taken)
+        yield gauge("spillway_long_requests_limit", "Uploads and event streams that may be under way.", long.count)
 
 
-def registry(collaborators: Collaborators) -> CollectorRegistry:
-    own = CollectorRegistry()
-    own.register(JobMetrics(collaborators.jobs, collaborators.files))
-    ProcessCollector(registry=own)
-    return own
+def _file_store(files: LocalFileStore) -> Iterator[Metric]:
+    """Nothing of a file store that does not answer: /readyz says so."""
+    try:
+        yield gauge("spillway_file_store_free_bytes", "Room in the file store.", files.free_bytes())
+    except OSError:
+        return
+
+
+def register(app: Flask, collaborators: Collaborators, version: str) -> None:
+    # In Prometheus' own format they are one family more for each counter, and nobody asks for them.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    registry.register(ServiceMetrics(collaborators, version))
+    registry.register(JobMetrics(collaborators.jobs, collaborators.figures))
+    ProcessCollector(registry=registry)
+    Traffic(registry).register(app)
+    app.extensions[EXTENSION] = registry
+    app.register_blueprint(api)
 
 
 @api.get("/metrics")
 def get_metrics() -> Response:
-    return Response(generate_latest(current_app.extensions[EXTENSION]), content_type=CONTENT_TYPE_LATEST)
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return Response(encode(current_app.extensions[EXTENSION]), content_type=content_type)

@@ -21,7 +21,8 @@ def accept(request: Request, given: Collaborators) -> tuple[Job, bool]:
     """The job, and whether an earlier request with the same Idempotency-Key made it. On any refusal nothing is left of the upload."""
     g.is_upload_unread = True
     job_id, idempotency_key = uuid4().hex, _idempotency_key(request)
-    _check_open(given, idempotency_key)
+    if not idempotency_key:  # a repeat is answered even when there is no room
+        _check_room(given)
     with ExitStack() as refused:
         refused.callback(given.files.delete_job, job_id)
         new_job = _stored(request, given, job_id)
@@ -38,15 +39,16 @@ def wake_a_worker(given: Collaborators, job_id: str) -> None:
         logger("service").warning("wake_up_not_sent", job_id=job_id)
 
 
-def _check_open(given: Collaborators, idempotency_key: str) -> None:
-    """Spares the client an upload that would be refused at its end; a repeat is answered even when the queue is full."""
+def _check_room(given: Collaborators) -> None:
+    """Spares the client an upload that would be refused at its end. Raises `TooManyJobs`, `QueueFull`."""
+    given.jobs.check_room_for(caller().key_id, max_of_key=caller().max_jobs)
     queued = given.jobs.backlog().queued_jobs
-    if queued >= given.settings.max_queued_jobs and not idempotency_key:
+    if queued >= given.settings.max_queued_jobs:
         raise QueueFull(f"the queue is full: {queued} jobs wait; try again later")
 
 
 def _stored(request: Request, given: Collaborators, job_id: str) -> NewJob:
-    with given.long_requests.one(TOO_MANY_UPLOADS):
+    with given.long_requests.one(caller().key_id, TOO_MANY_UPLOADS):
         upload = receive(request, given.files, input_key(job_id), max_bytes=given.settings.max_upload_bytes)
         options = options_of(upload.fields)
         _check_model(options, given.settings.asr_model)
@@ -70,6 +72,7 @@ def _recorded(given: Collaborators, new_job: NewJob, idempotency_key: str, refus
         job, _ = given.jobs.submit(
             new_job,
             max_queued=settings.max_queued_jobs,
+            max_of_key=caller().max_jobs,
             idempotency_key=idempotency_key,
             idempotency_ttl_s=settings.idempotency_ttl_s,
         )

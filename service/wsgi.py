@@ -7,10 +7,12 @@ from flask import Flask
 from core import log
 from core.api_keys import ApiKeys, key_secrets
 from core.errors import SettingsError
+from core.figures import Figures
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.redis_steps import RedisClient, connect
+from core.request_rates import RequestRates
 from core.settings import Settings
 from core.wakeups import celery_app, wake
 from service.access import is_loopback
@@ -26,15 +28,18 @@ def create() -> Flask:
     log.configure("service", level=settings.log_level, form=settings.log_format)
     log.logger("service").info("starting", access=settings.access, host=settings.host, port=settings.port)
     redis = redis_client(settings)
+    has_keys = settings.access == "keys"
     collaborators = Collaborators(
         settings=settings,
-        keys=ApiKeys(redis, key_secrets(settings)) if settings.access == "keys" else None,
+        keys=ApiKeys(redis, key_secrets(settings)) if has_keys else None,
+        rates=RequestRates(redis),
         jobs=JobStore(redis),
+        figures=Figures(redis),
         files=LocalFileStore(settings.file_store_dir),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),
-        long_requests=Places(settings.service_threads - RESERVED_THREADS),
-        event_streams=Places(settings.event_streams_max),
+        long_requests=Places(settings.service_threads - RESERVED_THREADS, shared=has_keys),
+        event_streams=Places(settings.event_streams_max, shared=has_keys),
     )
     return make_app(collaborators)
 

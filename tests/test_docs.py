@@ -1,5 +1,6 @@
 """What is written down beside the code is what the code says."""
 
+import re
 from pathlib import Path
 
 from core.settings import Settings
@@ -44,3 +45,9 @@ def test_the_budget_takes_models_for_as_large_as_the_catalog_pins_them() -> None
     pinned = {model.name.removeprefix("faster-whisper-"): model.files["model.bin"].bytes for model in CATALOG if "model.bin" in model.files}
     known = {shape.name: shape.bytes for shape in SHAPES}
     assert {name: size for name, size in pinned.items() if name in known} == {"base": known["base"]}
+
+
+def test_the_guards_of_the_security_page_have_their_tests() -> None:
+    named = re.findall(r"`(tests/[^`]+)`", (ROOT / "docs" / "security.md").read_text())
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []

@@ -100,6 +100,11 @@ def test_the_worker_holds_no_api_key() -> None:
     assert {name for name, volumes in mounts.items() if any(volume.startswith("keys:") for volume in volumes)} == {"init", "service"}
 
 
+@pytest.mark.parametrize(("token", "holder"), [("SPILLWAY_HF_TOKEN", "worker"), ("SPILLWAY_MODAL_TOKEN_SECRET", "dispatcher")])
+def test_a_token_is_given_to_the_one_that_needs_it(token: str, holder: str) -> None:
+    assert [name for name, service in SERVICES.items() if token in service.get("environment", ())] == [holder]
+
+
 def test_redis_writes_before_it_answers_and_evicts_nothing() -> None:
     command = " ".join(SERVICES["redis"]["command"])
     for option in ("--appendonly yes", "--appendfsync always", "--maxmemory-policy noeviction"):

@@ -13,6 +13,7 @@ from celery.signals import worker_ready
 
 from core import log, wakeups
 from core.errors import ModelMissing, SpillwayError
+from core.figures import Figures
 from core.file_store import LocalFileStore
 from core.job_store import JobStore, Runner, WorkerReport, WorkerState
 from core.media import Ffmpeg
@@ -21,15 +22,16 @@ from core.redis_steps import connect
 from core.settings import Settings, variable
 from worker.crew import UNFIT
 from worker.doctor.fitness import check_fitness
+from worker.engine.engine import Engine
 from worker.engine.load import load_engine
 from worker.first_models import bring_models
 from worker.leases import Leases, Rhythm
 from worker.patience import patiently
 from worker.presence import Presence
+from worker.reporter import Reporter
 from worker.runner import JobRunner, Limits, Recordings
 from worker.slots import Slot, take_slot, wanted_slot
 from worker.stopper import Stopper
-from worker.work import Transcribe
 
 logger = log.logger("worker")
 UNFIT_PAUSE_S = 60.0  # that a worker which is unfit stays to say why; then worker/crew.py has a fresh process look again
@@ -47,14 +49,15 @@ def main() -> None:
     leases = Leases(store, me, Rhythm(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s), presence.keep_up)
     leases.start()
     media = Recordings(LocalFileStore(settings.file_store_dir), Ffmpeg(settings.ffmpeg))
-    transcribe = _fit(settings, media, presence)
+    engine = _fit(settings, media, presence)
+    Reporter(Figures(connect(settings.redis_url)), me, engine.figures, period_s=settings.heartbeat_s).start()
     limits = Limits(settings.lease_s, settings.max_audio_in_flight_s, settings.max_failures)
 
     def give_up(reason: str) -> None:
         presence.is_unfit(reason)
         stopper.stop(BROKEN)
 
-    runner = JobRunner(transcribe, leases, media=media, store=store, limits=limits, give_up=give_up)
+    runner = JobRunner(engine.transcribe, leases, media=media, store=store, limits=limits, give_up=give_up)
     stopper = Stopper(runner, leases, settings.stop_grace_s)
     presence.is_fit()
     _consume(settings, me.slot, runner.work, stopper)
@@ -92,7 +95,7 @@ def _about(settings: Settings, me: Runner, store: JobStore) -> WorkerReport:
     return WorkerReport(me.slot, False, reason, settings.device, settings.asr_model, host=socket.gethostname(), pid=os.getpid())
 
 
-def _fit(settings: Settings, media: Recordings, presence: Presence) -> Transcribe:
+def _fit(settings: Settings, media: Recordings, presence: Presence) -> Engine:
     """An unfit worker takes no jobs: it says why, in its report and in the log, for a while, and ends."""
     patiently(presence.beat)
     try:
@@ -108,7 +111,7 @@ def _fit(settings: Settings, media: Recordings, presence: Presence) -> Transcrib
         sleep(UNFIT_PAUSE_S)
         sys.exit(UNFIT)
     logger.info("models loaded", seconds=round(monotonic() - begun, 1), device=settings.device, asr_model=settings.asr_model, ffmpeg=ffmpeg)
-    return engine.transcribe
+    return engine
 
 
 def _consume(settings: Settings, slot: str, work: Callable[[], int], stopper: Stopper) -> None:

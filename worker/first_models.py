@@ -76,9 +76,9 @@ class Arrival:
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     def _is_there(self, model: Model) -> bool:
-        """As the engine will judge it, and the digests where they are known: files filled in by hand have none."""
+        """As the engine will judge it."""
         try:
-            check(model, self._settings.model_dir, quick=False)
+            check(model, self._settings.model_dir)
         except ModelMissing:
             return False
         return True

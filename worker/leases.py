@@ -20,6 +20,7 @@ class Held:
         self.job = job
         self.stage: Stage | None = None
         self.progress = 0.0
+        self.stages_s: dict[str, float] = {}  # how long those took that the engine does not time
         self._verdict = Verdict.HELD
 
     def report(self, stage: Stage, progress: float) -> None:

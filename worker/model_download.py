@@ -117,7 +117,7 @@ def _size(path: Path) -> int:
 def _unreachable(url: str, error: Exception) -> ModelMissing:
     return ModelSourceAway(
         f"cannot download {address(url)} ({error or type(error).__name__}): check the network and the proxy; another try goes on where it "
-        "stopped. Or copy the model folder from a machine that has it"
+        "stopped. Or copy the whole model folder from a machine that has it"
     )
 
 

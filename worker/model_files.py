@@ -5,7 +5,7 @@ Resolving never touches the network: what is missing is named together with the 
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,14 +14,16 @@ from huggingface_hub import get_token
 from rich.console import Console
 
 from core.errors import ModelMissing, SpillwayError
+from core.log import logger
 from core.settings import Settings
 from worker import model_catalog as catalog
 from worker.model_catalog import HubSource, Model, PackageSource
-from worker.model_lock import Record, check, read_lock
+from worker.model_lock import OWN_FOLDER, Record, check, check_own, read_lock
 from worker.model_progress import progress
 from worker.model_pull import Say, pull, supply_for
 
 _STDOUT = Console()
+log = logger("worker.models")
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class AlignmentFiles:
 
 def resolve_asr(name: str, model_dir: Path) -> Path:
     """The CTranslate2 folder of a known name, of `owner/repository[@revision]`, or a folder given as /…, ./…, ../… or ~…"""
-    if name.startswith(("/", "./", "../", "~")):
-        return _own_folder(Path(name).expanduser())
+    if _is_folder(name):
+        return _own_folder(name, model_dir)
     model = catalog.find(name)
-    check(model, model_dir, quick=True)
+    check(model, model_dir)
     return model_dir / model.name
 
 
@@ -61,7 +63,7 @@ def resolve_diarization(name: str, model_dir: Path) -> DiarizationFiles:
         raise ModelMissing(f"unknown diarization model {name!r}: SPILLWAY_DIARIZATION_MODEL is auto, pyannote-3.1 or campplus")
     pyannote = takes_pyannote(name, model_dir)
     for model in catalog.PYANNOTE_DIARIZATION if pyannote else catalog.UNGATED_DIARIZATION:
-        check(model, model_dir, quick=True)
+        check(model, model_dir)
     embedding = catalog.WESPEAKER if pyannote else catalog.CAMPPLUS
     return DiarizationFiles(
         "wespeaker" if pyannote else "campplus",
@@ -92,19 +94,19 @@ def resolve_alignment(language: str, model_dir: Path) -> AlignmentFiles | None:
     model = catalog.ALIGNMENT.get(language)
     if model is None or not (model_dir / model.name).is_dir():
         return None
-    check(model, model_dir, quick=True)
+    check(model, model_dir)
     if model.bundle:
         return AlignmentFiles("torchaudio", _only_file(model, model_dir), model.name, model.bundle)
     return AlignmentFiles("huggingface", model_dir / model.name, model.name)
 
 
-def verify(model_dir: Path, names: Iterable[str], *, quick: bool = False) -> None:
-    """Holds the files to the catalog's and the lock's digests (`quick`: to their sizes).
-
-    Raises `ModelMissing` naming the first that fails.
-    """
+def verify(model_dir: Path, names: Iterable[str]) -> None:
+    """Holds the files to the catalog's and the lock's digests. Raises `ModelMissing` naming the first that fails."""
     for name in names:
-        check(catalog.find(name), model_dir, quick=quick)
+        if _is_folder(name):
+            _own_folder(name, model_dir)
+        else:
+            check(catalog.find(name), model_dir)
 
 
 def profile_models(profile: str, settings: Settings, languages: Iterable[str], say: Say) -> list[Model]:
@@ -113,10 +115,19 @@ def profile_models(profile: str, settings: Settings, languages: Iterable[str], s
     return [*_diarization_for(settings, say), *_alignment_for(languages, say), *_asr_for(settings, say)]
 
 
-def _own_folder(folder: Path) -> Path:
+def _is_folder(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~"))
+
+
+def _own_folder(name: str, model_dir: Path) -> Path:
+    folder = Path(name).expanduser().absolute()
     missing = [name for name in ("model.bin", "config.json") if not (folder / name).is_file()]
     if missing:
         raise ModelMissing(f"{folder} is no CTranslate2 Whisper model: {' and '.join(missing)} not there; see SPILLWAY_ASR_MODEL")
+    try:
+        check_own(folder, catalog.WHISPER_PATTERNS, model_dir)
+    except OSError as error:
+        log.warning("own model folder not recorded: it is not held to its digests", folder=str(folder), reason=str(error))
     return folder
 
 
@@ -141,7 +152,7 @@ def _alignment_for(languages: Iterable[str], say: Say) -> list[Model]:
 
 
 def _asr_for(settings: Settings, say: Say) -> list[Model]:
-    if settings.asr_model.startswith(("/", "./", "../", "~")):
+    if _is_folder(settings.asr_model):
         say(f"SPILLWAY_ASR_MODEL is the folder {settings.asr_model}: nothing to pull for it")
         return []
     return [catalog.find(settings.asr_model)]
@@ -203,9 +214,17 @@ def _list(_: argparse.Namespace, __: Settings, model_dir: Path, say: Say) -> Non
     for model in catalog.CATALOG:
         there = "there" if (model_dir / model.name).is_dir() else "-"
         say(f"{model.short_name:38} {there:6} {model.licence:26} {_origin(model, records.get(model.name))}")
-    for folder in sorted(records.keys() - {model.name for model in catalog.CATALOG}):
+    for folder in _others(records):
+        if records[folder].source == OWN_FOLDER:
+            say(f"{folder:38} there  {'your own':26} {OWN_FOLDER}")
+            continue
         model = catalog.find(catalog.reference(folder))
         say(f"{model.short_name:38} there  {model.licence:26} {_origin(model, records[folder])}")
+
+
+def _others(records: Mapping[str, Record]) -> list[str]:
+    """What the catalog does not know."""
+    return sorted(records.keys() - {model.name for model in catalog.CATALOG})
 
 
 def _origin(model: Model, record: Record | None) -> str:
@@ -219,8 +238,9 @@ def _origin(model: Model, record: Record | None) -> str:
 
 def _verify(given: argparse.Namespace, _: Settings, model_dir: Path, say: Say) -> None:
     present = [model.short_name for model in catalog.CATALOG if (model_dir / model.name).is_dir()]
-    others = read_lock(model_dir).keys() - {model.name for model in catalog.CATALOG}
-    names = given.names or [*present, *(catalog.reference(folder) for folder in sorted(others))]
+    records = read_lock(model_dir)
+    others = [folder if records[folder].source == OWN_FOLDER else catalog.reference(folder) for folder in _others(records)]
+    names = given.names or [*present, *others]
     if not names:
         raise ModelMissing(f"{model_dir} holds no models: run `python -m worker.model_files pull --profile demo --model-dir {model_dir}`")
     for name in names:

@@ -1,14 +1,15 @@
 """What lies in the model folder: the lock beside the models, digests of the files, and one downloader at a time.
 
 `models.lock.json` says what was pulled and is held to; `.digests.json` remembers digests of unchanged files
-(same size, time and inode), so that a start does not read gigabytes again, and may be deleted at any time.
+(same size, times and inode), so that a start does not read gigabytes again, and may be deleted at any time. Both guard against
+files that were damaged or replaced, not against somebody who may write this folder as we may.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from worker.model_catalog import HubSource, Model, Pin
 
 LOCK_FILE = "models.lock.json"
 DIGESTS_FILE = ".digests.json"
+OWN_FOLDER = "own folder"
 
 
 @dataclass(frozen=True)
@@ -52,28 +54,63 @@ def recorded(model: Model, model_dir: Path) -> Record | None:
 
 
 def expected_files(model: Model, model_dir: Path) -> Mapping[str, Pin | None]:
-    """What must be there; a file without a pin (never pulled by us, filled by hand) may be anything."""
+    """What must be there; a file without a pin was never pulled by us, and is not loaded."""
     if model.is_pinned:
         return model.files
     record = read_lock(model_dir).get(model.name)
     return record.files if record else dict.fromkeys(model.required)
 
 
-def check(model: Model, model_dir: Path, *, quick: bool) -> None:
-    """Raises `ModelMissing` naming the first file that is missing or not what it must be; `quick` looks at sizes only."""
-    if found := fault(model, model_dir, quick=quick):
+def check(model: Model, model_dir: Path) -> None:
+    """Holds the folder to the digests of the catalog or of the first pull; raises `ModelMissing`."""
+    if found := fault(model, model_dir, quick=False):
         raise ModelMissing(f"{found}: run `{pull_command(model, model_dir)}`")
 
 
 def fault(model: Model, model_dir: Path, *, quick: bool) -> str:
-    """What is wrong with the first file that is missing or not what it must be; empty if none is."""
-    for name, pin in expected_files(model, model_dir).items():
-        path = model_dir / model.name / name
+    """What is wrong with the first file that is missing, not what it must be, or in no record; `quick` looks at sizes only.
+
+    Empty if nothing is.
+    """
+    folder, expected = model_dir / model.name, expected_files(model, model_dir)
+    pins = {name: pin for name, pin in expected.items() if pin}
+    absent = [name for name in expected if not (folder / name).is_file()]
+    if not absent and len(pins) < len(expected):
+        return f"{folder} has no record in {model_dir / LOCK_FILE}, which must come along when a folder is copied"
+    return f"{folder / absent[0]} is missing" if absent else _fault(folder, pins, _files_in(folder), model_dir, quick=quick)
+
+
+def check_own(folder: Path, patterns: Iterable[str], model_dir: Path) -> None:
+    """A user's own folder outside of ours: what is in it at first is the user's word, and from then on it is held to it.
+
+    Raises `ModelMissing`, and `OSError` if the word cannot be kept.
+    """
+    files = {path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    record = read_lock(model_dir).get(str(folder))
+    if record is None:
+        pins = {name: Pin(digest(folder / name, model_dir), (folder / name).stat().st_size) for name in sorted(files)}
+        model_dir.mkdir(parents=True, exist_ok=True)
+        write_record(model_dir, str(folder), Record(OWN_FOLDER, None, pins))
+    elif found := _fault(folder, record.files, files, model_dir, quick=False):
+        remedy = f"if you changed it, delete the entry {folder} from {model_dir / LOCK_FILE}, and it is recorded anew"
+        raise ModelMissing(f"{found}: {remedy}")
+
+
+def _fault(folder: Path, pins: Mapping[str, Pin], files: Collection[str], model_dir: Path, *, quick: bool) -> str:
+    for name, pin in pins.items():
+        path = folder / name
         if not path.is_file():
             return f"{path} is missing"
-        if pin and (path.stat().st_size != pin.bytes or not (quick or digest(path, model_dir) == pin.sha256)):
+        if path.stat().st_size != pin.bytes or not (quick or digest(path, model_dir) == pin.sha256):
             return f"{path} is not the file that was recorded (damaged or replaced)"
-    return ""
+    unknown = sorted(set(files) - pins.keys())
+    return f"{folder / unknown[0]} is in no record, and a loader might take it (delete it if it is yours)" if unknown else ""
+
+
+def _files_in(folder: Path) -> set[str]:
+    """By their paths in it, but for hidden ones, which no loader reads."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return {str(path) for path in paths if not any(part.startswith(".") for part in path.parts)}
 
 
 def pull_command(model: Model, model_dir: Path) -> str:
@@ -82,7 +119,7 @@ def pull_command(model: Model, model_dir: Path) -> str:
 
 def digest(path: Path, model_dir: Path) -> str:
     """sha256 of a file, remembered while the file stays the same."""
-    known = _remembered(model_dir).get(str(path.relative_to(model_dir)), {})
+    known = _remembered(model_dir).get(_name(path, model_dir), {})
     if known.get("stamp") == _stamp(path):
         return str(known["sha256"])
     found = sha256(path)
@@ -91,7 +128,7 @@ def digest(path: Path, model_dir: Path) -> str:
 
 
 def remember(path: Path, found: str, model_dir: Path) -> None:
-    entry = {str(path.relative_to(model_dir)): {"stamp": _stamp(path), "sha256": found}}
+    entry = {_name(path, model_dir): {"stamp": _stamp(path), "sha256": found}}
     with contextlib.suppress(OSError):  # a read-only folder only costs reading again
         _replace(model_dir / DIGESTS_FILE, _remembered(model_dir) | entry)
 
@@ -125,9 +162,14 @@ def _remembered(model_dir: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _name(path: Path, model_dir: Path) -> str:
+    return str(path.relative_to(model_dir) if path.is_relative_to(model_dir) else path)
+
+
 def _stamp(path: Path) -> list[int]:
+    """With the time of the last change of any kind, which nobody can set back as `touch` sets the other."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:

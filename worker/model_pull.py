@@ -62,7 +62,7 @@ def is_complete(model: Model, model_dir: Path) -> bool:
     if not (model.is_pinned or recorded(model, model_dir)):
         return False
     try:
-        check(model, model_dir, quick=False)
+        check(model, model_dir)
     except ModelMissing:
         return False
     return True

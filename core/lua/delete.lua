@@ -6,11 +6,14 @@ local key_id = job_fields(id, 'key_id')[1]
 dequeue(id)
 drop_lease(id)
 for n = 1, #deliveries do
-  redis.call('ZREM', ns .. ':outbox', id .. ':' .. n)
+  settle(id .. ':' .. n)
   redis.call('DEL', ns .. ':delivery:' .. id .. ':' .. n)
 end
 redis.call('ZREM', ns .. ':jobs', id)
-if key_id then redis.call('ZREM', ns .. ':jobs:' .. key_id, id) end
+if key_id then
+  redis.call('ZREM', ns .. ':jobs:' .. key_id, id)
+  redis.call('SREM', ns .. ':unfinished:' .. key_id, id)
+end
 changed(id)
 redis.call('DEL', job_key(id))
 return 1

@@ -2,7 +2,6 @@
 -- KEYS[1] is the namespace that all keys begin with; one Redis, no cluster, so keys are made here.
 local ns = KEYS[1]
 local PRIORITIES = { 'high', 'normal', 'low' }
-local PENDING = { ns .. ':pending:high', ns .. ':pending:normal', ns .. ':pending:low' }
 
 local function job_key(id) return ns .. ':job:' .. id end
 
@@ -31,6 +30,18 @@ local function has_record(id)
   return redis.call('HEXISTS', job_key(id), 'fixed') == 1
 end
 
+-- How many jobs of a key have not ended. Before it says that there are `most`, it looks at the records of a hundred of them, any
+-- hundred, and drops what has ended or is gone: should a step have missed some, they keep no key out for ever.
+local function unfinished(key_id, most)
+  local ids = ns .. ':unfinished:' .. key_id
+  if redis.call('SCARD', ids) < most then return redis.call('SCARD', ids) end
+  for _, id in ipairs(redis.call('SRANDMEMBER', ids, 100)) do
+    local job = job_fields(id, 'state', 'finished_at')
+    if not job[1] or job[2] then redis.call('SREM', ids, id) end
+  end
+  return redis.call('SCARD', ids)
+end
+
 -- A total anew from those that are left: what a missing record had added to it cannot be known.
 local function recount(total, sets)
   local ms = 0
@@ -47,7 +58,7 @@ local function enqueue(id)
   local priority, key_id, seq = job[1], job[2], job[3]
   redis.call('ZADD', ns .. ':pending:' .. priority, seq, id)
   redis.call('ZADD', ns .. ':lane:' .. priority .. ':' .. key_id, seq, id)
-  redis.call('HINCRBY', ns .. ':totals', 'pending_ms', job[4])
+  redis.call('HINCRBY', ns .. ':totals', 'pending_ms:' .. priority, job[4])
   local served = redis.call('HGET', ns .. ':virtual_time', priority) or 0
   redis.call('ZADD', ns .. ':lanes:' .. priority, 'NX', served, key_id)
 end
@@ -58,7 +69,7 @@ local function dequeue(id)
   if redis.call('ZREM', ns .. ':pending:' .. priority, id) == 0 then return end
   local lane = ns .. ':lane:' .. priority .. ':' .. key_id
   redis.call('ZREM', lane, id)
-  redis.call('HINCRBY', ns .. ':totals', 'pending_ms', -job[3])
+  redis.call('HINCRBY', ns .. ':totals', 'pending_ms:' .. priority, -job[3])
   if redis.call('EXISTS', lane) == 0 then redis.call('ZREM', ns .. ':lanes:' .. priority, key_id) end
 end
 
@@ -84,11 +95,25 @@ local function deliveries_of(id)
   return owed
 end
 
+-- What an ending adds to the totals: one more of its kind, its audio, how long its last attempt ran, what failed. Read before
+-- a step's first write: it fails on a broken error.
+local function totals_of(id, state, now, fields)
+  local job = job_fields(id, 'state', 'work_ms', 'started_at')
+  local totals = { [state] = 1, ['audio_ms:' .. state] = job[2] or 0 }
+  if job[1] == 'running' then totals['run_ms:' .. state] = math.max(0, now - (job[3] or now)) end
+  for i = 1, #fields, 2 do
+    if fields[i] == 'error' then totals['failed:' .. cjson.decode(fields[i + 1]).code] = 1 end
+  end
+  return totals
+end
+
 -- The one way into a terminal state: the record and what it owes to the outside change in the same step.
 local function finish(id, state, deliveries, fields)
+  local now = now_ms()
+  local totals = totals_of(id, state, now, fields)
+  redis.call('SREM', ns .. ':unfinished:' .. (job_fields(id, 'key_id')[1] or ''), id)
   dequeue(id)
   drop_lease(id)
-  local now = now_ms()
   redis.call('HSET', job_key(id), 'state', state, 'finished_at', now, unpack(fields))
   if state == 'succeeded' then redis.call('HSET', job_key(id), 'progress', 1) end
   redis.call('HDEL', job_key(id), 'stage')
@@ -96,9 +121,17 @@ local function finish(id, state, deliveries, fields)
     local delivery_id = id .. ':' .. n
     redis.call('HSET', ns .. ':delivery:' .. delivery_id, 'job', id, 'state', state, 'what', delivery, 'tries', 0)
     redis.call('ZADD', ns .. ':outbox', now, delivery_id)
+    redis.call('ZADD', ns .. ':undelivered', now, delivery_id)
   end
-  count(state)
+  for name, by in pairs(totals) do count(name, by) end
   changed(id)
+end
+
+-- Takes out of the outbox what was delivered, or never will be. Its place there moves with each try, the one in `undelivered`
+-- stays: that is how old it is.
+local function settle(delivery_id)
+  redis.call('ZREM', ns .. ':outbox', delivery_id)
+  redis.call('ZREM', ns .. ':undelivered', delivery_id)
 end
 
 local function is_held(id, attempt)

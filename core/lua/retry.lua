@@ -11,6 +11,7 @@ if redis.call('HGET', job_key(id), 'cancel_requested') == '1' then
 elseif failures >= tonumber(ARGV[3]) then
   finish(id, 'failed', deliveries, { 'finished_by', attempt, 'error', ARGV[4] })
 else
+  count('retries')
   requeue(id)
 end
 return redis.call('HGET', job_key(id), 'state')

@@ -1,5 +1,6 @@
--- ARGV: id, fixed (JSON), key_id, priority, work_ms, idempotency key or '', fingerprint, its lifetime in ms, most jobs queued
--- → {'created' | 'existing', id}, {'conflict', id of the earlier job}, {'full', jobs queued}
+-- ARGV: id, fixed (JSON), key_id, priority, work_ms, idempotency key or '', fingerprint, its lifetime in ms, most jobs queued,
+--       most jobs of the key that have not ended, 0 for no limit
+-- → {'created' | 'existing', id}, {'conflict', id of the earlier job}, {'full', jobs queued}, {'too many', the key's jobs}
 local id, idempotency = ARGV[1], ARGV[6]
 if redis.call('EXISTS', job_key(id)) == 1 then return { 'existing', id } end
 local remembered = ns .. ':idempotency:' .. ARGV[3] .. ':' .. idempotency
@@ -8,6 +9,11 @@ if idempotency ~= '' then
   if earlier[1] and redis.call('EXISTS', job_key(earlier[1])) == 1 then
     return { earlier[2] == ARGV[7] and 'existing' or 'conflict', earlier[1] }
   end
+end
+local most_of_key = tonumber(ARGV[10])
+if most_of_key > 0 then
+  local of_key = unfinished(ARGV[3], most_of_key)
+  if of_key >= most_of_key then return { 'too many', of_key } end
 end
 local queued = 0
 for _, priority in ipairs(PRIORITIES) do queued = queued + redis.call('ZCARD', ns .. ':pending:' .. priority) end
@@ -18,6 +24,7 @@ redis.call('HSET', job_key(id), 'fixed', ARGV[2], 'key_id', ARGV[3], 'priority',
   'state', 'queued', 'attempt', 0, 'losses', 0, 'progress', 0, 'created_at', now, 'seq', redis.call('INCR', ns .. ':seq'))
 redis.call('ZADD', ns .. ':jobs', now, id)
 redis.call('ZADD', ns .. ':jobs:' .. ARGV[3], now, id)
+redis.call('SADD', ns .. ':unfinished:' .. ARGV[3], id)
 if idempotency ~= '' then
   redis.call('HSET', remembered, 'job', id, 'fingerprint', ARGV[7])
   redis.call('PEXPIRE', remembered, ARGV[8])

@@ -102,8 +102,9 @@ def test_an_answer_that_is_no_problem_document_is_still_a_refusal() -> None:
     assert (error.code, error.message, error.status) == ("http_error", "the service answered 502 Bad Gateway", 502)
 
 
-def test_a_busy_service_says_when_to_try_again() -> None:
-    error = refusal(httpx.Response(503, headers={"Retry-After": "7"}, json={"code": "queue_full", "detail": "full"}))
+@pytest.mark.parametrize(("status", "code"), [(503, "queue_full"), (429, "rate_limited"), (429, "too_many_jobs")])
+def test_a_busy_service_says_when_to_try_again(status: int, code: str) -> None:
+    error = refusal(httpx.Response(status, headers={"Retry-After": "7"}, json={"code": code, "detail": "full"}))
     assert isinstance(error, ServiceBusy)
     assert error.retry_after_s == 7.0
 

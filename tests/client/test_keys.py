@@ -1,16 +1,20 @@
 """The client where a key is asked for, and where somebody would like to have it."""
 
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from client.api import SpillwayClient
 from client.cli import main
-from client.errors import ServiceRefused, SpillwayError
-from core.api_keys import new_key
+from client.errors import ServiceBusy, ServiceRefused, SpillwayError
+from core.api_keys import ApiKeys, KeyLimits, KeySecrets, Scope, new_key
+from core.redis_steps import connect
 from tests.conftest import RedisServer
 from tests.service.box import RunningService, running_service, wav
 
@@ -62,20 +66,59 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> No
     assert key not in str(refused.value)
 
 
+@pytest.fixture
+def limited(guarded: RunningService, redis_url: str) -> Iterator[SpillwayClient]:
+    """The client of a key that may send a request a second, once it has sent those of its first minute."""
+    with connect(redis_url) as redis:
+        key = ApiKeys(redis, KeySecrets("s" * 32, first=None)).create("limited", Scope.SUBMIT, KeyLimits(requests_per_minute=60))
+    with SpillwayClient(guarded.url, api_key=key.text) as client:
+        yield client
+
+
+def spend_all(client: SpillwayClient) -> None:
+    with pytest.raises(ServiceBusy, match="60 requests a minute"):
+        deque((client.queue() for _ in count()), maxlen=0)
+
+
+def test_a_client_that_sends_too_often_waits_and_sends_again(limited: SpillwayClient, recording: Path) -> None:
+    spend_all(limited)
+    assert limited.submit(recording).state == "queued"
+
+
+def test_waiting_bears_a_limit_on_requests(limited: SpillwayClient, recording: Path) -> None:
+    job = limited.submit(recording)
+    limited.cancel(job.id)
+    spend_all(limited)
+    assert limited.wait(job.id).state == "cancelled"
+
+
+def test_a_client_waits_for_no_longer_than_a_minute_and_not_for_ever(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with Host(status=429, retry_after="86400") as busy, SpillwayClient(busy.url) as client, pytest.raises(ServiceBusy):
+        client.submit(recording)
+    assert pauses == [60.0] * 4
+
+
 class Host:
     """A server that notes who came with which key, and sends everybody on if it has somewhere to send them."""
 
-    def __init__(self, location: str = "") -> None:
+    def __init__(self, location: str = "", *, status: int = 0, retry_after: str = "0") -> None:
         self.keys: list[str | None] = []
         host = self
 
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 host.keys.append(self.headers["Authorization"])
-                self.send_response(307 if location else 200)
+                self.send_response(status or (307 if location else 200))
                 self.send_header("Location", location + self.path)
+                self.send_header("Retry-After", retry_after)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
 
             def log_message(self, *_: object) -> None:
                 pass

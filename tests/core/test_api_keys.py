@@ -1,8 +1,10 @@
 """API keys: made, checked, revoked, on a real Redis."""
 
+import json
+
 import pytest
 
-from core.api_keys import ApiKey, ApiKeys, KeySecrets, Scope, key_secrets, new_key, parsed
+from core.api_keys import ApiKey, ApiKeys, KeyLimits, KeySecrets, Scope, key_secrets, new_key, parsed
 from core.errors import InvalidRequest, SettingsError, StoreUnavailable, Unauthorized
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings
@@ -27,6 +29,28 @@ def test_a_key_is_what_it_was_made_as(keys: ApiKeys) -> None:
     assert (record.id, record.name, record.scope, record.revoked_at) == (key.id, "alice", Scope.SUBMIT, None)
     assert parsed(key.text) == key
     assert len(key.text) == len("spillway_") + 12 + 1 + 43
+
+
+def test_a_key_goes_by_the_settings_or_by_limits_of_its_own(keys: ApiKeys) -> None:
+    settings = Settings(requests_per_minute=600, max_jobs_per_key=1000)
+
+    def limits(scope: Scope, own: KeyLimits) -> tuple[int, int]:
+        record = keys.verify(keys.create("alice", scope, own).text)
+        return record.requests_per_minute(settings), record.max_jobs(settings)
+
+    assert limits(Scope.SUBMIT, KeyLimits()) == (600, 1000)
+    assert limits(Scope.ADMIN, KeyLimits()) == (600, 0)
+    for scope in Scope:
+        assert limits(scope, KeyLimits(requests_per_minute=7, max_jobs=3)) == (7, 3)
+        assert limits(scope, KeyLimits(requests_per_minute=0, max_jobs=0)) == (0, 0)
+
+
+def test_a_record_from_before_there_were_limits_goes_by_the_settings(keys: ApiKeys, redis: RedisClient) -> None:
+    key = keys.create("alice", Scope.SUBMIT)
+    kept = json.loads(redis.hget("spillway:api_keys", key.id))
+    del kept["limits"]
+    redis.hset("spillway:api_keys", key.id, json.dumps(kept))
+    assert keys.verify(key.text).limits == KeyLimits()
 
 
 def test_two_keys_of_one_name_are_two(keys: ApiKeys) -> None:

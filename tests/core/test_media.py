@@ -1,15 +1,20 @@
 """Probing and decoding with the real ffmpeg, on recordings that the test makes with it."""
 
+import os
+import signal
 import subprocess
 from array import array
+from contextlib import suppress
 from pathlib import Path
-from threading import get_native_id
 from time import monotonic
 
 import pytest
 
 from core.errors import InvalidMedia, JobCancelled, OurError
-from core.media import ADDRESS_SPACE_BYTES, Ffmpeg
+from core.media import Ffmpeg
+from core.media_process import BUSY_THREADS
+from tests.conftest import wait_for
+from tests.core.watched import children
 
 TONE = ["-f", "lavfi", "-i", "sine=frequency=440:duration=2"]
 PICTURE = ["-f", "lavfi", "-i", "testsrc=duration=2:size=64x64:rate=5"]
@@ -142,6 +147,7 @@ def test_a_recording_just_as_long_as_allowed_is_decoded(media: Ffmpeg, ffmpeg: s
 
 def stand_in(folder: Path, *lines: str) -> Ffmpeg:
     """A program in ffmpeg's place, for what ffmpeg does only on a bad day."""
+    (folder / "a.wav").touch()
     program = folder / "stand-in"
     program.write_text("\n".join(["#!/bin/sh", *lines, ""]))
     program.chmod(0o755)
@@ -155,11 +161,12 @@ def test_half_a_decode_by_a_killed_ffmpeg_is_not_taken_for_the_whole(tmp_path: P
             act(tmp_path / "a.wav")
 
 
-def test_an_ffmpeg_that_is_told_to_end_early_gave_no_whole_decode(ffmpeg: str, tmp_path: Path) -> None:
-    path = make(ffmpeg, tmp_path / "a.wav", "-f", "lavfi", "-i", "sine=duration=20")
-    stopped = stand_in(tmp_path, "(sleep 1; kill -TERM $$) > /dev/null 2>&1 &", f'exec {ffmpeg} -re "$@"')
+def test_an_ffmpeg_that_is_told_to_end_early_gave_no_whole_decode(media: Ffmpeg, ffmpeg: str, tmp_path: Path) -> None:
+    path = make(ffmpeg, tmp_path / "a.wav", "-f", "lavfi", "-i", "anullsrc=r=8000", "-t", "1", "-c:a", "pcm_u8")
+    os.truncate(path, 2_000_000_000)  # a hole: longer than what is decoded until the first check
+    before = children()  # the session's Redis among them
     with pytest.raises(OurError, match=r"SIGTERM|a signal that it caught"):
-        stopped.decode(path)
+        media.decode(path, check=lambda: [os.kill(int(pid), signal.SIGTERM) for pid in children() - before] and None)
 
 
 def test_an_error_behind_the_sound_keeps_the_sound(tmp_path: Path) -> None:
@@ -172,14 +179,36 @@ def test_a_flood_of_complaints_does_not_stop_the_sound(tmp_path: Path) -> None:
 
 
 def test_ffmpeg_runs_within_limits(tmp_path: Path) -> None:
-    limited = stand_in(tmp_path, "sleep 0.3", "ulimit -t", "ulimit -v", "ulimit -f")
+    limited = stand_in(tmp_path, *(f"ulimit -{limit}" for limit in "tvfcn"))
     said = limited.decode(tmp_path / "a.wav", timeout_s=77).decode().split()
-    assert said == ["77", str(ADDRESS_SPACE_BYTES // 1024), "0"]
+    assert said == [str(77 * BUSY_THREADS), str(4 * 1024**2), "0", "0", "64"]
 
 
-def children() -> set[str]:
-    """Processes that this thread started and nobody waited for, dead ones included."""
-    return set(Path(f"/proc/self/task/{get_native_id()}/children").read_text().split())
+def test_ffmpeg_gets_nothing_of_our_environment_and_an_empty_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPILLWAY_HF_TOKEN", "secret")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    curious = stand_in(tmp_path, "env", "pwd")
+    *said, folder = curious.decode(tmp_path / "a.wav").decode().splitlines()
+    assert {line.partition("=")[0] for line in said} <= {"PATH", "LANG", "LC_CTYPE", "PWD", "OLDPWD", "SHLVL", "_"}
+    assert Path(folder).parent == tmp_path
+    assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize("crash", ["SEGV", "ABRT"])
+def test_a_recording_that_crashes_ffmpeg_is_the_callers_to_mend(tmp_path: Path, crash: str) -> None:
+    with pytest.raises(InvalidMedia, match="convert it"):
+        stand_in(tmp_path, f"kill -{crash} $$").probe(tmp_path / "a.wav")
+
+
+def test_an_ffmpeg_that_lacks_a_library_is_not_blamed_on_the_recording(tmp_path: Path) -> None:
+    with pytest.raises(OurError, match=r"does not start: .*libx\.so"):
+        stand_in(tmp_path, "echo libx.so: cannot open shared object file >&2", "exit 127").probe(tmp_path / "a.wav")
+
+
+def test_a_recording_that_was_deleted_meanwhile_is_ours(media: Ffmpeg, tmp_path: Path) -> None:
+    with pytest.raises(OurError, match="not in the file store"):
+        media.decode(tmp_path / "gone.wav")
 
 
 def test_a_check_that_raises_ends_ffmpeg_and_leaves_nothing(tmp_path: Path) -> None:
@@ -195,6 +224,26 @@ def test_a_check_that_raises_ends_ffmpeg_and_leaves_nothing(tmp_path: Path) -> N
     assert monotonic() - started < 5
     assert len(during - before) == 1
     assert children() == before
+
+
+def test_what_ffmpeg_started_ends_with_it(tmp_path: Path) -> None:
+    before, sessions = children(), set[int]()
+    with pytest.raises(InvalidMedia, match="within"):
+        stand_in(tmp_path, "sleep 60 &", "wait").decode(
+            tmp_path / "a.wav", timeout_s=0.8, check=lambda: sessions.update(int(pid) for pid in children() - before)
+        )
+    assert len(sessions) == 1
+    wait_for(lambda: not any(session_of(pid) in sessions for pid in processes()), "both to end")
+
+
+def processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def session_of(pid: int) -> int | None:
+    with suppress(ProcessLookupError, PermissionError):
+        return os.getsid(pid)
+    return None
 
 
 def test_a_decode_that_keeps_giving_is_checked_as_well(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from core.figures import Figures
 from core.job import JobOptions, JobState, NewJob
 from core.job_store import JobStore, Runner
 from core.redis_steps import connect
@@ -26,6 +27,12 @@ class OldRedis(JobStore):
 
     def clock_s(self) -> float:
         return super().clock_s() + self.turned_s
+
+
+@pytest.fixture
+def figures(redis_url: str) -> Iterator[Figures]:
+    with connect(redis_url) as redis:
+        yield Figures(redis)
 
 
 @pytest.fixture
@@ -138,7 +145,7 @@ def test_the_loop_outlives_a_redis_that_is_away(redis_server: RedisServer) -> No
         thread.join()
 
 
-def test_the_sweep_wakes_only_for_jobs_that_have_no_wake_up(store: OldRedis) -> None:
+def test_the_sweep_wakes_only_for_jobs_that_have_no_wake_up(store: OldRedis, figures: Figures) -> None:
     for _ in range(3):
         queued(store)
     sent: list[int] = []
@@ -147,17 +154,24 @@ def test_the_sweep_wakes_only_for_jobs_that_have_no_wake_up(store: OldRedis) -> 
         sent.append(times)
         return True
 
-    Sweeper(store, lambda: 1, wake).step()
-    Sweeper(store, lambda: 3, wake).step()
-    Sweeper(store, lambda: 9, wake).step()
+    Sweeper(store, lambda: 1, wake, figures).step()
+    Sweeper(store, lambda: 3, wake, figures).step()
+    Sweeper(store, lambda: 9, wake, figures).step()
     assert sent == [2]
+    assert figures.snapshot().totals["sweep_wakeups"] == 2
 
 
-def test_the_sweep_sends_a_bounded_number_at_once(store: OldRedis) -> None:
+def test_wake_ups_that_were_not_sent_are_not_counted(store: OldRedis, figures: Figures) -> None:
+    queued(store)
+    Sweeper(store, lambda: 0, lambda _: False, figures).step()
+    assert "sweep_wakeups" not in figures.snapshot().totals
+
+
+def test_the_sweep_sends_a_bounded_number_at_once(store: OldRedis, figures: Figures) -> None:
     for _ in range(MOST_AT_ONCE + 5):
         queued(store)
     sent: list[int] = []
-    Sweeper(store, lambda: 0, lambda times: bool(sent.append(times)) or True).step()
+    Sweeper(store, lambda: 0, lambda times: bool(sent.append(times)) or True, figures).step()
     assert sent == [MOST_AT_ONCE]
 
 

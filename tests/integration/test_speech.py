@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -212,5 +213,14 @@ def test_a_running_job_is_cancelled_within_seconds_and_the_next_one_runs(client:
 def test_the_queue_and_metrics_tell_of_the_worker(stack: LocalStack, client: SpillwayClient) -> None:
     queue = client.queue()
     assert [(worker.fit, worker.device, worker.model) for worker in queue.workers] == [(True, "cpu", "faster-whisper-tiny.en")]
-    metrics = httpx.get(f"{stack.url}/metrics", trust_env=False).text
-    assert "spillway_" in metrics
+
+    def scrape() -> str:
+        return httpx.get(f"{stack.url}/metrics", trust_env=False).text
+
+    transcribe(client, SAMPLE, clip_end=6.0)
+    assert 'spillway_workers{fit="true"} 1.0' in scrape()
+    assert "spillway_dispatcher_leading 1.0" in scrape()
+    for stage in ("decode", "vad", "asr", "diarization", "alignment", "assignment"):
+        assert re.search(rf'spillway_stage_seconds_count{{stage="{stage}"}} [1-9]', scrape())
+    for model in ("asr", "segmentation", "embeddings"):  # told at the next heartbeat
+        wait_for(lambda model=model: re.search(rf'spillway_batch_windows_total{{model="{model}"}} [1-9]', scrape()), f"{model}'s batches")

@@ -18,11 +18,13 @@ from werkzeug.test import TestResponse
 
 from core.api_keys import ApiKeys, KeySecrets
 from core.errors import StoreUnavailable
+from core.figures import Figures
 from core.file_store import LocalFileStore, result_key
 from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner
 from core.media import Ffmpeg
 from core.redis_steps import connect
+from core.request_rates import RequestRates
 from core.settings import Settings
 from core.transcript import Models, Run, Segment, Speaker, Transcript, Turn
 from service.app import make_app
@@ -56,8 +58,8 @@ class Box:
         self.jobs, self.files = JobStore(self.redis), LocalFileStore(folder)
         self.keys = ApiKeys(self.redis, KeySecrets("s" * 32, first=None))
         self.folder, self.wakeups = folder, 0
-        self.streams = Places(2)
-        self.uploads = Places(4)
+        has_keys = self.settings.access == "keys"
+        self.streams, self.uploads = Places(2, shared=has_keys), Places(4, shared=has_keys)
         self.is_stopping = False
         self.has_broker = True
         self.http: FlaskClient = make_app(self._collaborators(ffmpeg)).test_client()
@@ -95,7 +97,9 @@ class Box:
         return Collaborators(
             settings=self.settings,
             keys=self.keys if self.settings.access == "keys" else None,
+            rates=RequestRates(self.redis),
             jobs=self.jobs,
+            figures=Figures(self.redis),
             files=self.files,
             ffmpeg=Ffmpeg(ffmpeg),
             wake=self._wake,

@@ -5,6 +5,7 @@ import pytest
 
 from tests.conftest import RedisServer
 from tests.service.box import Box, RunningService, running_service
+from tests.service.scrape import make_busy
 
 
 @pytest.fixture
@@ -12,6 +13,13 @@ def box(redis_url: str, tmp_path: Path, ffmpeg: str) -> Iterator[Box]:
     made = Box(redis_url, tmp_path, ffmpeg)
     yield made
     made.close()
+
+
+@pytest.fixture
+def busy(box: Box) -> Box:
+    """A box in which everything that is counted has happened."""
+    make_busy(box)
+    return box
 
 
 @pytest.fixture

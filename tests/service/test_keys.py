@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from core.api_keys import Scope
+from core.api_keys import KeyLimits, Scope
 from service import keys
 from tests.conftest import ROOT
 from tests.service.box import Box
@@ -42,7 +42,24 @@ def test_a_pipe_gets_a_line_for_each_key(at_its_redis: Box, capsys: pytest.Captu
     assert keys.main(["list"]) == 0
     first, second = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert (first[:3], second[:3]) == ([alice.id, "alice", "submit"], [bob.id, "[bold]bob[/bold]", "submit"])
-    assert (first[4].endswith("Z"), second[4]) == (True, "")
+    assert (first[4].endswith("Z"), second[4:]) == (True, ["", "", ""])
+
+
+@pytest.mark.parametrize(
+    ("options", "shown", "limits"),
+    [
+        ([], ["", ""], KeyLimits()),
+        (["--requests-per-minute", "30", "--max-jobs", "7"], ["30", "7"], KeyLimits(requests_per_minute=30, max_jobs=7)),
+        (["--requests-per-minute", "0", "--max-jobs", "0"], ["0", "0"], KeyLimits(requests_per_minute=0, max_jobs=0)),
+    ],
+)
+def test_a_key_may_have_limits_of_its_own(
+    at_its_redis: Box, capsys: pytest.CaptureFixture[str], options: list[str], shown: list[str], limits: KeyLimits
+) -> None:
+    assert keys.main(["create", "alice", *options]) == 0
+    assert at_its_redis.keys.verify(capsys.readouterr().out.strip()).limits == limits
+    assert keys.main(["list"]) == 0
+    assert capsys.readouterr().out.rstrip("\n").split("\t")[5:] == shown
 
 
 def test_a_reader_that_has_had_enough_is_no_error_to_speak_of(at_its_redis: Box) -> None:
@@ -61,7 +78,7 @@ def test_a_terminal_gets_a_table(at_its_redis: Box, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(keys, "out", terminal)
     assert keys.main(["list"]) == 0
     heading, row = terminal.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert heading.split() == ["id", "name", "scope", "created", "revoked"]
+    assert heading.split() == ["id", "name", "scope", "created", "revoked", "requests/min", "jobs"]
     assert row.split()[:3] == [key.id, "[bold]bob[/bold]", "admin"]
 
 
@@ -80,7 +97,19 @@ def test_what_cannot_be_done_is_one_line_and_status_1(arguments: list[str], said
     assert line.startswith(f"error: {said}")
 
 
-@pytest.mark.parametrize("arguments", [[], ["create"], ["create", "alice", "--scope", "root"], ["revoke"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["create"],
+        ["create", "alice", "--scope", "root"],
+        ["create", "alice", "--max-jobs", "-1"],
+        ["create", "alice", "--max-jobs", "many"],
+        ["create", "alice", "--max-jobs", "1" + "0" * 6000],
+        ["create", "alice", "--requests-per-minute", "60001"],
+        ["revoke"],
+    ],
+)
 def test_a_wrong_command_line_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         keys.main(arguments)

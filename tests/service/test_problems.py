@@ -86,6 +86,8 @@ def test_a_submission_logs_its_job_but_not_its_filename(box: Box) -> None:
 def test_every_answer_carries_the_security_headers(box: Box, path: str) -> None:
     headers = box.http.get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cache-Control"] == "no-store"
     assert "frame-ancestors" in headers["Content-Security-Policy"] or path.startswith("/docs")
     assert "Access-Control-Allow-Origin" not in headers
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from core.api_keys import ApiKeys, Scope, key_secrets, new_key
+from core.api_keys import ApiKeys, KeyLimits, Scope, key_secrets, new_key
 from core.redis_steps import connect
 from core.settings import Settings
 from service import init
@@ -73,6 +73,20 @@ def test_a_stranger_who_sends_on_and_on_reads_why(service: RunningService) -> No
 
     response = httpx.post(f"{service.url}/v1/jobs", content=endless(), timeout=20)
     assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+
+
+def test_a_key_at_its_limit_that_sends_on_and_on_reads_so(service: RunningService, redis_url: str, secrets: dict[str, str]) -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield bytes(1024**2)
+
+    with connect(redis_url) as redis:
+        key = ApiKeys(redis, key_secrets(Settings.from_environment(secrets))).create("a", Scope.SUBMIT, KeyLimits(requests_per_minute=1))
+    headers = {"Authorization": f"Bearer {key.text}"}
+    assert httpx.get(f"{service.url}/v1/queue", headers=headers).status_code == 200
+    response = httpx.post(f"{service.url}/v1/jobs", content=endless(), headers=headers, timeout=20)
+    assert (response.status_code, response.json()["code"]) == (429, "rate_limited")
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
 
 
 @pytest.mark.parametrize(

@@ -258,19 +258,6 @@ def test_readiness_tells_of_the_models_what_the_best_worker_says(box: Box, state
     assert box.http.get("/readyz").get_json()["models"]["state"] == models
 
 
-def test_metrics_are_those_of_the_job_store(box: Box) -> None:
-    succeeded(box)
-    box.submitted()
-    box.jobs.report_worker(worker(), ttl_s=60)
-    response = box.http.get("/metrics")
-    lines = response.get_data(as_text=True).splitlines()
-    assert response.content_type.startswith("text/plain")
-    for line in ('spillway_jobs{state="queued"} 1.0', 'spillway_audio_seconds{state="queued"} 2.0', 'spillway_workers{fit="true"} 1.0',
-                 'spillway_job_events_total{event="succeeded"} 1.0', "spillway_job_store_up 1.0"):  # fmt: skip
-        assert line in lines
-    assert any(line.startswith("process_resident_memory_bytes") for line in lines)
-
-
 def test_the_documentation_is_whole_without_the_internet(box: Box) -> None:
     assert box.http.get("/docs").headers["Location"] == "/docs/swagger"
     page = box.http.get("/docs/swagger")

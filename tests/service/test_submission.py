@@ -229,7 +229,7 @@ def test_room_is_looked_for_again_during_a_long_upload(box: Box, monkeypatch: py
 def test_as_many_uploads_as_places_and_no_more(box: Box) -> None:
     with ExitStack() as uploads:
         for _ in range(4):
-            uploads.enter_context(box.uploads.one(""))
+            uploads.enter_context(box.uploads.one("", ""))
         response = box.submit()
     assert box.submit().status_code == 202
     assert (response.status_code, response.get_json()["code"]) == (503, "service_busy")

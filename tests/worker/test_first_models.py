@@ -19,8 +19,9 @@ from core.settings import Settings
 from tests.conftest import ROOT, wait_for
 from tests.worker.hub import Hub
 from worker.first_models import Source, bring_models
+from worker.model_catalog import Pin
 from worker.model_download import Downloader, Report
-from worker.model_lock import sole_downloader
+from worker.model_lock import Record, sha256, sole_downloader, write_record
 from worker.model_sources import Supply
 from worker.presence import Presence
 
@@ -95,10 +96,12 @@ def test_every_byte_is_known_ahead_and_told_in_the_report_and_the_log(hub: Hub, 
 
 
 def test_what_is_there_is_not_asked_for(hub: Hub, folder: Path) -> None:
-    by_hand = folder / "own--whisper"
-    by_hand.mkdir()
+    copied = folder / "own--whisper"
+    copied.mkdir()
     for name in ("config.json", "model.bin", "tokenizer.json"):
-        (by_hand / name).write_bytes(b"copied from another machine, without its lock")
+        (copied / name).write_bytes(b"copied from another machine, with its lock")
+    pins = {path.name: Pin(sha256(path), path.stat().st_size) for path in copied.iterdir()}
+    write_record(folder, copied.name, Record("hub:own/whisper", None, pins))
     bring_models(settings(folder), Mute(), source(hub.url))
     assert hub.asked == []
 

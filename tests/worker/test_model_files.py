@@ -12,8 +12,9 @@ import pytest
 from core.errors import ModelMissing
 from core.settings import Settings
 from worker import model_catalog as catalog
-from worker.model_catalog import HubSource
+from worker.model_catalog import HubSource, Pin
 from worker.model_files import profile_models, resolve_alignment, resolve_asr, resolve_diarization, verify
+from worker.model_lock import Record, sha256, write_record
 from worker.package_index import package_indexes
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,66 @@ def test_a_folder_of_ones_own_is_taken_as_it_is(tmp_path: Path, folder: Path) ->
     for name in ("model.bin", "config.json"):
         (tmp_path / name).touch()
     assert resolve_asr(str(tmp_path), folder) == tmp_path
+
+
+@pytest.mark.parametrize(("name", "said"), [("model.bin", "damaged or replaced"), ("vocabulary.txt", "in no record")])
+def test_a_folder_of_ones_own_is_held_to_what_it_was_at_first(tmp_path: Path, folder: Path, name: str, said: str) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for known in ("model.bin", "config.json"):
+        (own / known).write_bytes(b"first")
+    assert resolve_asr(str(own), folder) == own
+    (own / "README.md").write_text("no loader reads it")
+    assert resolve_asr(str(own), folder) == own
+    (own / name).write_bytes(b"other")
+    with pytest.raises(ModelMissing, match=rf"{name} is .*{said}.*delete the entry .*models\.lock\.json"):
+        resolve_asr(str(own), folder)
+    (folder / "models.lock.json").unlink()
+    assert resolve_asr(str(own), folder) == own
+
+
+def filled(folder: Path) -> Path:
+    """A hub model as a pull leaves it."""
+    place = folder / "own--whisper"
+    place.mkdir(parents=True)
+    for name in ("config.json", "model.bin", "tokenizer.json"):
+        (place / name).write_bytes(b"pulled")
+    return place
+
+
+def record(folder: Path, place: Path) -> None:
+    pins = {path.name: Pin(sha256(path), path.stat().st_size) for path in place.iterdir()}
+    write_record(folder, place.name, Record("hub:own/whisper", None, pins))
+
+
+def test_a_folder_without_a_record_is_not_loaded(folder: Path) -> None:
+    place = filled(folder)
+    with pytest.raises(ModelMissing, match=r"has no record in .*models\.lock\.json.*worker\.model_files pull own/whisper"):
+        resolve_asr("own/whisper", folder)
+    record(folder, place)
+    assert resolve_asr("own/whisper", folder) == place
+
+
+def test_a_file_beside_the_recorded_ones_is_not_loaded_with_them(folder: Path) -> None:
+    place = filled(folder)
+    record(folder, place)
+    (place / ".DS_Store").touch()
+    assert resolve_asr("own/whisper", folder) == place
+    (place / "vocabulary.json").touch()
+    with pytest.raises(ModelMissing, match=r"vocabulary\.json is in no record, and a loader might take it"):
+        resolve_asr("own/whisper", folder)
+
+
+def test_a_file_that_was_replaced_under_the_same_size_and_time_is_not_loaded(folder: Path) -> None:
+    place = filled(folder)
+    record(folder, place)
+    resolve_asr("own/whisper", folder)
+    weights = place / "model.bin"
+    times = weights.stat()
+    weights.write_bytes(b"forged")
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(ModelMissing, match="damaged or replaced"):
+        resolve_asr("own/whisper", folder)
 
 
 def test_auto_takes_pyannote_if_it_was_pulled_and_campplus_otherwise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

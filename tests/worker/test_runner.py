@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from core.errors import DiskFull, InvalidRequest, OutOfMemory, StoreUnavailable
+from core.figures import Figures
 from core.job import Job, JobState, Stage
 from core.job_store import JobStore
 from core.transcript import Notice, Transcript
@@ -30,6 +31,18 @@ def test_a_job_is_decoded_transcribed_and_committed(box: Box) -> None:
     assert len(seen[0].audio) == 16000 * 4
     assert done.result_key is not None
     assert Transcript.model_validate_json(box.files.read(done.result_key)).run.attempt == 1
+
+
+def test_the_stages_of_runner_and_engine_are_counted_with_the_commit(box: Box) -> None:
+    def transcribe(work: Work) -> Transcript:
+        done = transcript(work)
+        return done.model_copy(update={"run": done.run.model_copy(update={"stages_s": {"asr": 2.0}})})
+
+    box.submit()
+    box.runner(transcribe).work()
+    totals = Figures(box.redis).snapshot().totals
+    assert (totals["stages:decode"], totals["stages:asr"], totals["stage_ms:asr"]) == (1, 1, 2000)
+    assert 0 < totals["stage_ms:decode"] < 10_000
 
 
 def test_one_wake_up_works_the_queue_empty(box: Box) -> None:

@@ -13,7 +13,7 @@ from worker.doctor.findings import Finding, Verdict
 from worker.doctor.occasion import Occasion
 from worker.model_catalog import HubSource, Model
 from worker.model_files import are_there, pulls_pyannote, resolve_asr, takes_pyannote
-from worker.model_lock import expected_files, fault, pull_command
+from worker.model_lock import fault, pull_command
 
 CHECKS = ("Whisper model", "alignment models", "diarization models")
 DIARIZATION = ("auto", "campplus", *catalog.PIPELINE.aliases)
@@ -77,17 +77,12 @@ def _finding(check: str, models: Sequence[Model], settings: Settings, occasion: 
     faulty = [model for model in models if found[model.name]]
     if not faulty:
         how = "by size" if quick else "by digest"
-        return Finding(check, Verdict.OK, ", ".join(_held(model, settings.model_dir, how) for model in models) or "none are named")
+        return Finding(check, Verdict.OK, ", ".join(f"{model.short_name} ({how})" for model in models) or "none are named")
     said = "; ".join(found[model.name] for model in faulty)
     if settings.pull_at_start and not (occasion is Occasion.BY_HAND and are_there(faulty, settings.model_dir)):
         when = "will be brought at the start" if occasion is Occasion.START else "will be brought at the start of a worker"
         return Finding(check, Verdict.WARNING, f"{said}: {when}", _pull_all(faulty, settings.model_dir))
     return Finding(check, Verdict.WRONG, said, _pull_all(faulty, settings.model_dir))
-
-
-def _held(model: Model, model_dir: Path, how: str) -> str:
-    is_recorded = all(expected_files(model, model_dir).values())
-    return f"{model.short_name} ({how if is_recorded else 'no digest was recorded'})"
 
 
 def _pull_all(models: Collection[Model], model_dir: Path) -> str:
@@ -114,7 +109,7 @@ def _refusal(check: str, source: HubSource, settings: Settings, hub: str | None)
     if status != httpx.codes.OK:
         found = f"the hub answers {status}: access to {source.repository} could not be asked"
         return Finding(
-            check, Verdict.WARNING, found, "check the network and the proxy, or copy the model folder from a machine that has it"
+            check, Verdict.WARNING, found, "check the network and the proxy, or copy the whole model folder from a machine that has it"
         )
     return None
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from core import confine
 from core.errors import SpillwayError
 from core.media import BYTES_PER_SAMPLE, SAMPLE_RATE, Ffmpeg
 from worker.doctor.findings import Finding, Verdict
@@ -20,14 +21,26 @@ CD_RATE = 44_100  # Hz, so that it must resample
 TENTH_S = 0.1
 INSTALL = "install a whole ffmpeg (`apt-get install ffmpeg`), or set SPILLWAY_FFMPEG to the path of one"
 
+LET_LANDLOCK = "run a kernel from 5.13 on that names landlock in /sys/kernel/security/lsm, and a container runtime that allows its calls"
+
 
 def ffmpeg_findings(ffmpeg: Ffmpeg) -> Iterator[Finding]:
     try:
         yield Finding("ffmpeg", Verdict.OK, ffmpeg.version())
         yield _abilities(ffmpeg)
         yield _decodes(ffmpeg)
+        yield confinement_finding(confine.landlock_version())
     except (SpillwayError, OSError) as error:
         yield Finding("ffmpeg", Verdict.WRONG, str(error), INSTALL)
+
+
+def confinement_finding(landlock: int) -> Finding:
+    """Without Landlock (version 0) the seccomp filter still holds, and what the worker's user may read is open to a hostile recording."""
+    check = "ffmpeg confinement"
+    if landlock:
+        return Finding(check, Verdict.OK, f"no network, and by Landlock {landlock} no file but its libraries and the recording")
+    found = "no network, but it may read every file that the worker may: the kernel has no Landlock, or the container forbids it"
+    return Finding(check, Verdict.WARNING, found, LET_LANDLOCK)
 
 
 def _abilities(ffmpeg: Ffmpeg) -> Finding:

@@ -45,9 +45,10 @@ class Aligners:
         """None if no model of the language is there (yet), or the one that is there is damaged or too large for the device's
         memory, which the log says."""
         try:
-            files = resolve_alignment(language, self._model_dir)
-            if files:
-                return self._load(files, language)
+            with self._lock:
+                if language in self._loaded or self._load(language):
+                    self._loaded.move_to_end(language)
+                    return self._loaded[language]
         except ModelMissing as error:
             log.error("alignment model unusable", language=language, reason=str(error))
             return None
@@ -59,17 +60,17 @@ class Aligners:
         self._bring(language)
         return None
 
-    def _load(self, files: AlignmentFiles, language: str) -> NamedAligner:
-        with self._lock:
-            if language not in self._loaded:
-                size = _weight_bytes(files)
-                self._make_room(size)
-                folder = files.path.parent if files.bundle else files.path
-                aligner = ForcedAligner.load(folder, language, self._device, bundle=files.bundle)
-                self._loaded[language] = NamedAligner(files.name, aligner)
-                self._sizes[language] = size
-            self._loaded.move_to_end(language)
-            return self._loaded[language]
+    def _load(self, language: str) -> bool:
+        """Whether there was one. Its digest may be taken here, so once for each time it is loaded and not for each job."""
+        files = resolve_alignment(language, self._model_dir)
+        if files is None:
+            return False
+        size = _weight_bytes(files)
+        self._make_room(size)
+        folder = files.path.parent if files.bundle else files.path
+        self._loaded[language] = NamedAligner(files.name, ForcedAligner.load(folder, language, self._device, bundle=files.bundle))
+        self._sizes[language] = size
+        return True
 
     def _make_room(self, size: int) -> None:
         while self._loaded and sum(self._sizes[language] for language in self._loaded) + size > self._most_bytes:

@@ -14,6 +14,7 @@ from worker.engine import attention_timing
 from worker.engine.batching import Batcher
 from worker.engine.features import Features, cut, frames, log_mel
 from worker.engine.results import Language, Recognition, Waveform, Window
+from worker.engine.tally import Tally
 from worker.engine.whisper import MAX_LENGTH, Encoded, Encoding, Heard, Passage, Whisper, shape_of_prompt
 
 Result = TypeVar("Result")
@@ -105,6 +106,10 @@ class SpeechRecognizer:
             raise InvalidRequest(f"the model knows English only, not {options.language!r}", field="language")
         elif options.task == "translate":
             raise InvalidRequest("the model knows English only and cannot translate", field="task")
+
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        return self._detection.tally, self._decoding.tally
 
     def close(self) -> None:
         self._detection.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from core.errors import EngineFailed, OutOfMemory
+from worker.engine.tally import Tally
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -107,6 +108,7 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         self.name = name
         self.batch_size = batch_size
+        self.tally = Tally(name)
         self._forward = forward
         self._key = key
         self._gather_delay_s = gather_delay_s
@@ -193,13 +195,16 @@ class Batcher(Generic[Item, Result]):
                 _fail(batch, _too_big(self.name, error))
                 entries = rest
             self._is_short_of_memory = error is not None and is_out_of_memory(error)
+            if self._is_short_of_memory:
+                self.tally.ran_out_of_memory()
 
     def _attempt(self, batch: list[_Entry[Item, Result]]) -> Exception | None:
         """Returns the error instead of raising it, without its frames: they would hold the batch's memory during the retry."""
         try:
             if self._is_short_of_memory:
                 self._release_memory()  # in here: after some errors of CUDA it raises itself
-            results = self._forward([entry.item for entry in batch])
+            with self.tally.batch(len(batch), room=self.batch_size):
+                results = self._forward([entry.item for entry in batch])
             if len(results) != len(batch):
                 raise EngineFailed(f"{self.name} gave {len(results)} results for {len(batch)} items", stage=self.name)
         except Exception as error:  # the thread serves every job: whatever it is belongs to this batch's futures only

@@ -20,6 +20,7 @@ from worker.engine.campplus import MIN_SAMPLES, CampPlus
 from worker.engine.checkpoints import load_pyannote
 from worker.engine.pyannote_parts import Model, SpeakerDiarization
 from worker.engine.results import SAMPLE_RATE, SpeakerTurn, Waveform
+from worker.engine.tally import Tally
 
 Floats = NDArray[np.float32]
 Embed = Callable[[Tensor, Tensor], Tensor]
@@ -40,6 +41,10 @@ class Diarizer:
 
     def __init__(self, pipeline: "OnePassDiarization") -> None:
         self._pipeline = pipeline
+
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        return self._pipeline.tallies
 
     @classmethod
     def load(cls, segmentation: Path, embedding: Path, kind: Kind, device: str, batch_size: int = 32) -> Self:
@@ -80,6 +85,8 @@ class Diarizer:
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             if self._pipeline.embedding_batch_size == 1:
                 raise OutOfMemory("one window does not fit the device's memory for diarization") from error
+        for tally in self._pipeline.tallies:
+            tally.ran_out_of_memory()
         self._pipeline.halve_batches()
         torch.cuda.empty_cache()
         return self._annotate(file, **options)
@@ -97,6 +104,7 @@ class OnePassDiarization(SpeakerDiarization):  # type: ignore[misc]  # pyannote 
         self._embed = embed
         # Jobs take turns batch by batch, on a GPU: its memory has room for one batch (worker/engine/budget.py).
         self._turn = threading.Lock()
+        self.tallies = Tally("segmentation"), Tally("embeddings")
         self._segmentation.infer = partial(self._infer, self._segmentation.infer)
         # pyannote finds it by trials: once, here
         self._min_samples = MIN_SAMPLES if isinstance(embedding, CampPlus) else self._embedding.min_num_samples
@@ -128,13 +136,13 @@ class OnePassDiarization(SpeakerDiarization):  # type: ignore[misc]  # pyannote 
         return np.ones_like(embeddings) if np.isnan(embeddings).all() else embeddings
 
     def _infer(self, infer: Callable[[Tensor], Floats], windows: Tensor) -> Floats:
-        with self._my_turn():
+        with self._my_turn(), self.tallies[0].batch(len(windows), room=self.segmentation_batch_size):
             return infer(windows)
 
     @torch.inference_mode()
     def _embed_batch(self, waveforms: Tensor, masks: Tensor) -> Floats:
         device = self._embedding.device
-        with self._my_turn():
+        with self._my_turn(), self.tallies[1].batch(len(waveforms), room=self.embedding_batch_size):
             embeddings: Floats = self._embed(waveforms.to(device), masks.to(device)).cpu().numpy()
         return embeddings
 

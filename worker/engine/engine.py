@@ -1,6 +1,7 @@
 """From a waveform to the canonical transcript: voice activity, then ASR and diarization side by side, word times, speakers."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from time import perf_counter
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import CallerError, EngineFailed, LeaseLost
+from core.figures import Memory, WorkerFigures
 from core.job import JobOptions, Stage
 from core.log import logger
 from core.transcript import Models, Notice, Run, Segment, Speaker, Transcript, Turn
@@ -41,6 +43,7 @@ class Parts:
     embedding_name: str
     device: str
     beam_size: int
+    memory: Callable[[], Memory | None] = lambda: None  # the GPU's, now
 
 
 class Engine:
@@ -82,6 +85,10 @@ class Engine:
                 real_time_factor=round(len(waveform) / SAMPLE_RATE / seconds, 2),
             ),
         )
+
+    def figures(self) -> WorkerFigures:
+        tallies = (*self._parts.recognizer.tallies, *self._parts.diarizer.tallies)
+        return WorkerFigures({name: count for tally in tallies for name, count in tally.counts().items()}, self._parts.memory())
 
     def close(self) -> None:
         self._beside.shutdown(cancel_futures=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from core.errors import OurError
+from core.figures import Memory
 from core.log import logger
 from core.settings import Settings
 from worker.engine import budget
@@ -47,6 +48,7 @@ def load_engine(settings: Settings) -> Engine:
         embedding_name=diarization.embedding_name,
         device=_device_name(settings),
         beam_size=settings.beam_size,
+        memory=partial(_memory, settings),
     )
     return Engine(parts, jobs=settings.max_jobs_in_flight)
 
@@ -93,6 +95,17 @@ def _budget(settings: Settings, asr_folder: Path) -> budget.Budget:
         memory = {"free_bytes": free_bytes, "total_bytes": total_bytes}
     log.info("memory budget", device=_device_name(settings), model=asr_folder.name, **memory, **asdict(plan))
     return plan
+
+
+def _memory(settings: Settings) -> Memory | None:
+    """None without a GPU, and when CUDA does not answer: the jobs meet that error too, and say it."""
+    if settings.device == "cpu":
+        return None
+    try:
+        free_bytes, total_bytes = torch.cuda.mem_get_info(settings.device_index)
+    except RuntimeError:
+        return None
+    return Memory(total_bytes - free_bytes, total_bytes)
 
 
 def _pull(settings: Settings) -> Callable[[str], None]:

@@ -1,7 +1,5 @@
 """Where speech is: WhisperX's voice activity detection."""
 
-import contextlib
-import io
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import torch
 from pyannote.core import SlidingWindowFeature
 
+from worker.engine.checkpoints import load_pyannote
 from worker.engine.features import WINDOW_S
 from worker.engine.results import SAMPLE_RATE, Waveform, Window
 from worker.engine.whisperx_parts import vad
@@ -45,9 +44,7 @@ class VoiceActivityDetector:
 
 def _load(device: str, onset: float, offset: float) -> Any:
     """As whisperx.vad.load_vad_model, which would also make a folder in the user's home."""
-    with contextlib.redirect_stdout(io.StringIO()):  # pyannote prints which versions the weights were trained with
-        segmentation = vad.Model.from_pretrained(WEIGHTS)
-    pipeline = vad.VoiceActivitySegmentation(segmentation=segmentation, device=torch.device(device))
+    pipeline = vad.VoiceActivitySegmentation(segmentation=load_pyannote(WEIGHTS), device=torch.device(device))
     pipeline.instantiate({"onset": onset, "offset": offset, "min_duration_on": 0.1, "min_duration_off": 0.1})
     return pipeline
 

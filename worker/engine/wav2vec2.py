@@ -11,11 +11,12 @@ import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, Wav2Vec2ForCTC
+from transformers import AutoTokenizer, Wav2Vec2Config, Wav2Vec2ForCTC
 
 from core.errors import ModelMissing, OutOfMemory
 from worker.engine.results import Waveform
 from worker.engine.viterbi import Emission
+from worker.engine.weights import read_weights
 
 Convolve = Callable[[Tensor], Tensor]  # waveform of shape (1, samples) -> (1, frames, features)
 Transform = Callable[[Tensor, Tensor], Tensor]  # (items, frames, features) and frame counts -> logits (items, frames, entries)
@@ -36,8 +37,8 @@ class Wav2Vec2:
     def from_folder(cls, folder: Path, device: str) -> Self:
         """From a local Hugging Face folder; raises ModelMissing."""
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = Wav2Vec2ForCTC.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            model = _hugging_face_model(folder)
         except (OSError, ValueError) as error:
             raise ModelMissing(f"{folder} holds no complete wav2vec2 model: fetch it again") from error
         if model.config.add_adapter:
@@ -51,9 +52,7 @@ class Wav2Vec2:
         bundle = getattr(torchaudio.pipelines, name, None)
         if not isinstance(bundle, torchaudio.pipelines.Wav2Vec2ASRBundle):
             raise ModelMissing(f"torchaudio has no speech recognition bundle {name}: name another alignment model")
-        if not (folder / Path(bundle._path).name).is_file():
-            raise ModelMissing(f"{folder} lacks {bundle._path}, the checkpoint of {name}: fetch it again")
-        model = bundle.get_model(dl_kwargs={"model_dir": str(folder)}).to(device)
+        model = _torchaudio_model(bundle, folder / Path(bundle._path).name).to(device).eval()
         dictionary = _lowered({label: index for index, label in enumerate(bundle.get_labels())})
         return cls(dictionary, torch.device(device), *_torchaudio_stages(model, normalize=bundle._normalize_waveform))
 
@@ -95,6 +94,27 @@ def _lowered(vocabulary: dict[str, int]) -> dict[str, int]:
     return {label.lower(): index for label, index in vocabulary.items()}
 
 
+def _hugging_face_model(folder: Path) -> Any:
+    if (folder / "model.safetensors").is_file():
+        return Wav2Vec2ForCTC.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)
+    return Wav2Vec2ForCTC.from_pretrained(None, config=config, state_dict=read_weights(folder / "pytorch_model.bin"))
+
+
+def _torchaudio_model(bundle: Any, checkpoint: Path) -> Any:
+    """As bundle.get_model, which unpickles whatever the file names."""
+    weights = read_weights(checkpoint)
+    model = torchaudio.models.wav2vec2_model(**bundle._params)
+    try:
+        for name in ("aux.weight", "aux.bias"):  # without the entries of fairseq's dictionary that mean nothing here
+            kept = [index for index in range(len(weights[name])) if index not in bundle._remove_aux_axis]
+            weights[name] = weights[name][kept]
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ModelMissing(f"{checkpoint} does not hold the weights that torchaudio expects ({error}): fetch it again") from error
+    return model
+
+
 def _hugging_face_stages(model: Any) -> tuple[Convolve, Transform]:
     wav2vec2 = model.wav2vec2
 
@@ -112,15 +132,13 @@ def _hugging_face_stages(model: Any) -> tuple[Convolve, Transform]:
 
 
 def _torchaudio_stages(model: Any, *, normalize: bool) -> tuple[Convolve, Transform]:
-    inner = model.model if normalize else model  # such bundles wrap the model in one that normalizes the waveform
-
     def convolve(waveform: Tensor) -> Tensor:
         heard = torch.nn.functional.layer_norm(waveform, waveform.shape) if normalize else waveform
-        features: Tensor = inner.feature_extractor(heard, None)[0]
+        features: Tensor = model.feature_extractor(heard, None)[0]
         return features
 
     def transform(features: Tensor, frames: Tensor) -> Tensor:
-        logits: Tensor = inner.aux(inner.encoder(features, frames))
+        logits: Tensor = model.aux(model.encoder(features, frames))
         return logits
 
     return convolve, transform

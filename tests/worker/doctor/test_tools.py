@@ -1,10 +1,11 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
-from core.media import Ffmpeg
-from worker.doctor.findings import Finding, faults
-from worker.doctor.tools import ffmpeg_findings
+from core.media import DECODERS, FORMATS, Ffmpeg
+from worker.doctor.findings import Finding, Verdict, faults
+from worker.doctor.tools import ABILITIES, confinement_finding, ffmpeg_findings
 
 
 def examined(program: str) -> list[Finding]:
@@ -14,7 +15,12 @@ def examined(program: str) -> list[Finding]:
 def wrapped(folder: Path, ffmpeg: str, pipe: str) -> str:
     """The real ffmpeg, its output led through a filter."""
     program = folder / "ffmpeg"
-    program.write_text(f"#!/bin/sh\n'{ffmpeg}' \"$@\" | {pipe}\n")
+    beside = folder / "itself"  # where a confined program may be read
+    try:
+        beside.hardlink_to(Path(ffmpeg).resolve())
+    except OSError:  # another file system
+        shutil.copy(ffmpeg, beside)
+    program.write_text(f"#!/bin/sh\n'{beside}' \"$@\" | {pipe}\n")
     program.chmod(0o755)
     return str(program)
 
@@ -44,3 +50,21 @@ def test_an_ffmpeg_that_gives_too_few_samples_is_found(tmp_path: Path, ffmpeg: s
     program = wrapped(tmp_path, ffmpeg, 'if [ "$5" = -protocol_whitelist ]; then head -c 6396; else cat; fi')
     (line,) = faults(examined(program))
     assert (line.check, line.found) == ("ffmpeg decoding", "1599 samples of 0.1 s of silence, 1600 are due")
+
+
+def test_what_is_asked_for_is_what_recordings_are_let_through_with() -> None:
+    assert set(ABILITIES["demuxers"]) <= set(FORMATS.split(","))
+    assert set(ABILITIES["decoders"]) <= set(DECODERS.split(","))
+
+
+def test_files_that_lie_open_to_a_recording_are_a_warning_and_no_fault() -> None:
+    line = confinement_finding(0)
+    assert line.verdict is Verdict.WARNING
+    assert "may read every file that the worker may" in line.found
+    assert "/sys/kernel/security/lsm" in line.remedy
+
+
+def test_landlock_is_named_with_its_version() -> None:
+    line = confinement_finding(5)
+    assert (line.verdict, line.remedy) == (Verdict.OK, "")
+    assert "by Landlock 5 no file but its libraries and the recording" in line.found

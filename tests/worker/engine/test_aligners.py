@@ -8,6 +8,8 @@ from core.errors import ModelMissing
 from tests.conftest import wait_for
 from tests.worker.engine.wav2vec2_models import save_model
 from worker.engine.aligners import Aligners
+from worker.model_catalog import Pin
+from worker.model_lock import Record, sha256, write_record
 
 pytestmark = pytest.mark.models
 
@@ -46,7 +48,9 @@ def test_a_damaged_model_is_left_aside(tmp_path: Path) -> None:
 def save(model_dir: Path, language: str) -> int:
     """Bytes of the model's weights."""
     folder = save_model(model_dir / f"wav2vec2-{language}", "|abc", "layer", stable=True)
-    return max(file.stat().st_size for file in folder.iterdir())
+    pins = {file.name: Pin(sha256(file), file.stat().st_size) for file in folder.iterdir()}
+    write_record(model_dir, folder.name, Record("hub:own/wav2vec2", None, pins))
+    return max(pin.bytes for pin in pins.values())
 
 
 def test_the_least_recently_used_model_leaves_when_the_bytes_are_spent(tmp_path: Path) -> None:

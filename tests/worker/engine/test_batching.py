@@ -80,6 +80,28 @@ def test_items_that_wait_share_full_batches(make: Make) -> None:
     assert gate.batches == [[-1], [0, 1, 2, 3], [4, 5]]
 
 
+def test_batches_are_counted_with_what_would_have_fitted(make: Make) -> None:
+    gate = Gate()
+    batcher = make(gate)
+    behind_the_gate(batcher, gate)
+    futures = [batcher.submit(item, job="a") for item in range(6)]
+    gate.open.set()
+    results(futures)
+    batcher.close()  # the last batch is counted once its results are out
+    counts = batcher.tally.counts()
+    assert counts.pop("batch_ms:asr") >= 0
+    assert counts == {"batches:asr": 3, "batch_windows:asr": 7, "batch_room:asr": 12, "out_of_memory:asr": 0}
+
+
+def test_a_batch_that_did_not_fit_is_counted_as_that_alone(make: Make) -> None:
+    batcher = make(SmallMemory(2, TORCH_OUT_OF_MEMORY), gather_delay_s=5)
+    with batcher.feeding():
+        results([batcher.submit(item, job="a") for item in range(4)])
+    batcher.close()
+    counts = batcher.tally.counts()
+    assert (counts["out_of_memory:asr"], counts["batches:asr"], counts["batch_windows:asr"], counts["batch_room:asr"]) == (1, 2, 4, 4)
+
+
 def test_a_short_job_does_not_wait_for_a_long_one(make: Make) -> None:
     gate = Gate()
     batcher = make(gate)

@@ -71,6 +71,8 @@ def test_two_speakers_are_told_apart(diarizer: "Diarizer", dialogue: Waveform, r
     assert error_rate(reference, found, len(dialogue) / SAMPLE_RATE) < 0.08
     assert progress == sorted(progress)
     assert (progress[0], progress[-1]) == (0.0, 1.0)
+    for counts, model in ((tally.counts(), model) for tally, model in zip(diarizer.tallies, ("segmentation", "embeddings"), strict=True)):
+        assert 0 < counts[f"batches:{model}"] <= counts[f"batch_windows:{model}"] <= counts[f"batch_room:{model}"]
 
 
 def test_one_speaker_is_one_speaker(diarizer: "Diarizer", dialogue: Waveform, reference: list[SpeakerTurn]) -> None:

@@ -12,6 +12,7 @@ from core.errors import EngineFailed, JobCancelled
 from core.job import JobOptions, Stage
 from core.settings import Settings
 from core.transcript import Timing
+from service.job_metrics import MODELS
 from tests.conftest import ROOT
 from tests.worker.engine.wav2vec2_models import save_model
 from worker.engine.aligners import NamedAligner
@@ -69,6 +70,14 @@ def test_the_language_is_detected_and_both_speakers_are_heard(engine: Engine, au
     assert attempt.progress[-1] == pytest.approx(1.0)
     assert {Stage.VAD, Stage.ASR, Stage.DIARIZATION} <= set(attempt.stages)
     assert set(attempt.products) == {Stage.ASR, Stage.DIARIZATION}
+
+
+def test_what_the_models_did_is_counted_by_the_names_that_are_exported(engine: Engine, audio: bytes) -> None:
+    engine.transcribe(Attempt(audio, language="en").work)
+    figures = engine.figures()
+    assert {name.partition(":")[2] for name in figures.counts} == set(MODELS)
+    assert figures.counts["batch_windows:asr"] > 0
+    assert figures.memory is None
 
 
 def test_a_retry_starts_behind_what_was_kept_and_ends_the_same(engine: Engine, audio: bytes) -> None:
