@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import SettingsError
+from core.gs_address import ADDRESS
 
 PREFIX = "SPILLWAY_"
 NOT_OURS = ("SPILLWAY_URL",)  # the client's: where the service is
@@ -20,7 +21,16 @@ class Settings(BaseModel):
 
     # Where things are
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis: job records, the queue, wake-ups.")
-    file_store_dir: Path = Field(Path("/var/lib/spillway/files"), description="Uploads, stage products and transcripts.")
+    file_store: str | None = Field(
+        None, pattern=f"^{ADDRESS}$", description="`gs://bucket/prefix` keeps files in Google Cloud Storage; unset, in the folder below."
+    )
+    file_store_dir: Path = Field(
+        Path("/var/lib/spillway/files"),
+        description="Uploads, stage products and transcripts; with a bucket, room for uploads and copies under way.",
+    )
+    gcs_credentials_file: Path | None = Field(
+        None, description="A service account's key for `gs://`; unset, application default credentials."
+    )
     model_dir: Path = Field(Path("/var/lib/spillway/models"), description="Model files, filled by `python -m worker.model_files pull`.")
     ffmpeg: str = Field("ffmpeg", description="The ffmpeg program: a name on PATH or a path.")
 

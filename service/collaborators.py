@@ -6,7 +6,7 @@ from typing import cast
 
 from flask import Flask, current_app
 
-from core.file_store import LocalFileStore
+from core.file_store import FileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.settings import Settings
@@ -17,7 +17,7 @@ from service.places import Places
 class Collaborators:
     settings: Settings
     jobs: JobStore
-    files: LocalFileStore
+    files: FileStore
     ffmpeg: Ffmpeg
     wake: Callable[[], bool]  # whether the wake-up was sent
     long_requests: Places  # uploads and event streams

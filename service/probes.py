@@ -5,8 +5,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
-from core.errors import DiskFull
-from core.file_store import LocalFileStore
+from core.file_store import FileStore
 from service.collaborators import given
 from service.problems import RESPONSES
 from service.uploads import SPARE_BYTES
@@ -36,10 +35,7 @@ def readyz() -> Response:
     return answer(Readiness(ready=not reasons, reasons=reasons), 503 if reasons else 200)
 
 
-def _file_store_faults(files: LocalFileStore) -> list[str]:
-    try:
-        files.start("probes/readiness").discard()
-        has_room = files.free_bytes() >= SPARE_BYTES
-    except (OSError, DiskFull):
-        return ["the file store cannot be written"]
-    return [] if has_room else ["the file store's disk is full"]
+def _file_store_faults(files: FileStore) -> list[str]:
+    if fault := files.fault():
+        return [fault]
+    return [] if files.free_bytes() >= SPARE_BYTES else ["the file store's disk is full"]

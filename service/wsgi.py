@@ -6,11 +6,11 @@ from flask import Flask
 
 from core import log
 from core.errors import SettingsError
-from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings
+from core.storage import open_file_store
 from core.wakeups import celery_app, wake
 from service.app import make_app
 from service.collaborators import Collaborators
@@ -26,7 +26,7 @@ def create() -> Flask:
     collaborators = Collaborators(
         settings=settings,
         jobs=JobStore(redis_client(settings)),
-        files=LocalFileStore(settings.file_store_dir),
+        files=open_file_store(settings),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),
         long_requests=Places(settings.service_threads - RESERVED_THREADS),

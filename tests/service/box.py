@@ -17,9 +17,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from core.errors import StoreUnavailable
-from core.file_store import LocalFileStore, result_key
+from core.file_store import FileStore, result_key
 from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner
+from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
 from core.redis_steps import connect
 from core.settings import Settings
@@ -97,13 +98,13 @@ class Box:
         return self.has_broker
 
 
-def commit(jobs: JobStore, files: LocalFileStore, job: Job) -> None:
+def commit(jobs: JobStore, files: FileStore, job: Job) -> None:
     key = result_key(job.id, job.attempt)
     files.write(key, TRANSCRIPT.model_dump_json().encode())
     jobs.succeed(job, result_key=key)
 
 
-def run_pending(jobs: JobStore, files: LocalFileStore) -> bool:
+def run_pending(jobs: JobStore, files: FileStore) -> bool:
     """Claims and ends one job as a worker would; whether there was one, and Redis to ask."""
     try:
         job = jobs.claim(RUNNER, lease_s=60, fits_s=1e6)
