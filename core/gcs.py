@@ -44,22 +44,26 @@ class CloudStorage:
         self._lock = threading.Lock()
         self._made: Client | None = None
 
+    def close(self) -> None:
+        with self._lock:
+            if self._made is not None:
+                self._made.close()
+                self._made = None
+
     def upload(self, place: Place, content: IO[bytes], *, replaces: bool, content_type: str = "application/octet-stream") -> None:
         """Resumable from 8 MB on. Raises `FileExistsError` where other content is already; the same content is no error.
 
         A reply may get lost and its request be repeated: then the object is there, and it is ours.
         """
         try:
-            with self._errors(place):
-                self._blob(place).upload_from_file(
-                    content, rewind=True, size=_size(content), content_type=content_type, checksum="crc32c",
-                    if_generation_match=None if replaces else 0, timeout=self._timeout, retry=self._retry,
-                )  # fmt: skip
-        except ValueError as error:  # the client's word for a server that took less of a piece than it was sent
-            raise StorageUnavailable(f"the upload of {place} fell out of step: {error}") from error
+            stored = self._sent(place, content, replaces, content_type)
         except (FileExistsError, FileNotFoundError):
             if not self._holds(place, content):
                 raise
+            return
+        if _digest(stored.crc32c) != _crc32c(content):
+            self.delete(place)
+            raise StorageUnavailable(f"{place} arrived damaged: its checksum is another")
 
     def download(
         self, place: Place, write: Callable[[bytes], object], *, max_bytes: int | None = None, check: Callable[[], None] = never
@@ -107,6 +111,19 @@ class CloudStorage:
                     api_access_endpoint=self._client().api_endpoint, **signing,
                 )
             )  # fmt: skip
+
+    def _sent(self, place: Place, content: IO[bytes], replaces: bool, content_type: str) -> Any:
+        """What Google says of the object that it stored."""
+        try:
+            with self._errors(place):
+                blob = self._blob(place)
+                blob.upload_from_file(
+                    content, rewind=True, size=_size(content), content_type=content_type, checksum="crc32c",
+                    if_generation_match=None if replaces else 0, timeout=self._timeout, retry=self._retry,
+                )  # fmt: skip
+                return blob
+        except ValueError as error:  # the client's word for a server that took less of a piece than it was sent
+            raise StorageUnavailable(f"the upload of {place} fell out of step: {error}") from error
 
     def _signed_by_google(self, credentials: Any) -> dict[str, Any]:
         """An attached service account has no key here: Google signs for it (IAM's signBlob)."""

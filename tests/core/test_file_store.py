@@ -10,7 +10,6 @@ import pytest
 
 from core.bucket_file_store import BucketFileStore
 from core.file_store import FileStore
-from core.gcs import CloudStorage
 from core.gs_address import Place
 from core.local_file_store import LocalFileStore
 from core.settings import Settings
@@ -38,7 +37,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
         return Opened(LocalFileStore(tmp_path), lambda: files_under(tmp_path), tmp_path)
     cloud: CloudServer = request.getfixturevalue("cloud")
     bucket: str = request.getfixturevalue("bucket")
-    store = BucketFileStore(CloudStorage(), Place(bucket, "one/installation"), tmp_path)
+    store = BucketFileStore(request.getfixturevalue("connect_storage")(), Place(bucket, "one/installation"), tmp_path)
     cloud.put(bucket, "one/installation-too/jobs/a/input", b"another's")
     prefix = "one/installation/"
     return Opened(store, lambda: [name.removeprefix(prefix) for name in cloud.names(bucket) if name.startswith(prefix)], tmp_path)
