@@ -25,7 +25,7 @@ PIECE_BYTES = 8 * 1024**2  # of one ranged read, and of one step of a resumable 
 
 @dataclass(frozen=True)
 class Patience:
-    connect_s: float = 5.0
+    connect_s: float = 10.0
     silence_s: float = 30.0  # between two packets
     tries_s: float = 30.0  # for one request with all its repeats
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.bucket_file_store import BucketFileStore
+from core.errors import SettingsError
 from core.file_store import FileStore
 from core.gs_address import Place
 from core.local_file_store import LocalFileStore
@@ -165,3 +166,8 @@ def test_the_settings_say_where_files_are(tmp_path: Path) -> None:
     bucket = open_file_store(Settings(file_store_dir=tmp_path, file_store="gs://our-bucket/spillway"))
     assert isinstance(bucket, BucketFileStore)
     assert str(bucket.place("jobs/a/input")) == "gs://our-bucket/spillway/jobs/a/input"
+
+
+def test_another_place_for_files_than_a_bucket_is_a_wrong_setting() -> None:
+    with pytest.raises(SettingsError, match=r"SPILLWAY_FILE_STORE is wrong: write gs://bucket/prefix"):
+        Settings.from_environment({"SPILLWAY_FILE_STORE": "/var/files"})

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tests.gcs_server import CloudServer, Fault, Reply
 
 SHORT = Patience(connect_s=0.5, silence_s=0.5, tries_s=1.5)
 EMAIL = "box@our-project.iam.gserviceaccount.com"
-LARGE = bytes(range(256)) * (3 * PIECE_BYTES // 256) + b"end"
+LARGE = bytes(range(256)) * (PIECE_BYTES // 256) + b"end"  # two pieces
 Connect = Callable[..., CloudStorage]
 TOO_BUSY = Reply(503, {}, b"try again")
 
@@ -85,10 +86,10 @@ UPLOAD_FAULTS = {
 
 @pytest.mark.parametrize("fault", UPLOAD_FAULTS)
 def test_a_large_upload_survives(store: BucketFileStore, cloud: CloudServer, bucket: str, fault: str) -> None:
-    cloud.faults = [UPLOAD_FAULTS[fault]]
+    cloud.faults = [replace(UPLOAD_FAULTS[fault])]
     store.write("jobs/a/input", LARGE)
     assert cloud.content(bucket, "spillway/jobs/a/input") == LARGE
-    assert UPLOAD_FAULTS[fault].times == 0
+    assert cloud.faults[0].times == 0
     assert cloud.seen("uploadType=resumable") - cloud.seen("upload_id") <= 2, "it began anew in place of going on"
 
 
@@ -144,10 +145,10 @@ DOWNLOAD_FAULTS = {
 @pytest.mark.parametrize("fault", DOWNLOAD_FAULTS)
 def test_a_large_download_survives(store: BucketFileStore, cloud: CloudServer, bucket: str, fault: str) -> None:
     cloud.put(bucket, "spillway/jobs/a/input", LARGE)
-    cloud.faults = [DOWNLOAD_FAULTS[fault]]
+    cloud.faults = [replace(DOWNLOAD_FAULTS[fault])]
     with store.local_copy("jobs/a/input") as path:
         assert path.read_bytes() == LARGE
-    assert DOWNLOAD_FAULTS[fault].times == 0
+    assert cloud.faults[0].times == 0
 
 
 def test_what_arrives_damaged_is_not_read(store: BucketFileStore, cloud: CloudServer, bucket: str, tmp_path: Path) -> None:
@@ -334,7 +335,7 @@ def test_an_interrupted_fetch_goes_on_where_it_broke(storage: CloudStorage, clou
     cloud.put(bucket, "talk.flac", LARGE)
     cloud.faults = [Fault("/download/"), Fault("/download/", half_reply=True)]
     assert fetched(storage, Place(bucket, "talk.flac")) == LARGE
-    assert cloud.seen("/download/") == 5
+    assert cloud.seen("/download/") == 3
 
 
 def test_an_object_that_changes_while_it_is_read_is_an_error(storage: CloudStorage, cloud: CloudServer, bucket: str) -> None:

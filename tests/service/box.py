@@ -48,10 +48,10 @@ TRANSCRIPT = Transcript(
 class Box:
     """A service in this process, driven through Flask's test client."""
 
-    def __init__(self, redis_url: str, folder: Path, ffmpeg: str, **changes: Any) -> None:
+    def __init__(self, redis_url: str, folder: Path, ffmpeg: str, *, files: FileStore | None = None, **changes: Any) -> None:
         self.settings = Settings(redis_url=redis_url, file_store_dir=folder, ffmpeg=ffmpeg, asr_model="tiny", **changes)
         self.redis = connect(redis_url, timeout_s=2, retries=1)
-        self.jobs, self.files = JobStore(self.redis), LocalFileStore(folder)
+        self.jobs, self.files = JobStore(self.redis), files or LocalFileStore(folder)
         self.folder, self.wakeups = folder, 0
         self.streams = Places(2)
         self.uploads = Places(4)
