@@ -15,7 +15,7 @@ from core.file_store import PROBE_KEY, checked, never
 from core.gcs import CloudStorage
 from core.gs_address import Place
 from core.log import logger
-from core.partial_file import FOLDER, PartialFile, StoredFile, full_disk_said, written
+from core.partial_file import FOLDER, PartialFile, StoredFile, full_disk_said, prepare, written
 
 log = logger("core.bucket_file_store")
 GOOD_FOR_S = 60.0  # a bucket that could be written is asked again after this long, if anybody wants to know, …
@@ -33,7 +33,7 @@ class BucketFileStore:
         """`scratch` is where files grow, and where copies for ffmpeg are made."""
         self._storage, self._root, self._scratch = storage, root, scratch
         self._verdict = Verdict(self._probe)
-        (scratch / FOLDER).mkdir(parents=True, exist_ok=True)
+        prepare(scratch)
 
     def start(self, key: str) -> PartialFile:
         return PartialFile(key, self._scratch, partial(self._settle, self.place(key)))

@@ -57,10 +57,12 @@ class CloudStorage:
         """
         try:
             stored = self._sent(place, content, replaces, content_type)
-        except (FileExistsError, FileNotFoundError):
-            if not self._holds(place, content):
+        except (FileExistsError, FileNotFoundError) as error:
+            if self._holds(place, content):
+                return
+            if isinstance(error, FileExistsError):
                 raise
-            return
+            raise StorageUnavailable(f"Google Cloud Storage forgot the upload of {place} half-way") from error
         if _digest(stored.crc32c) != _crc32c(content):
             self.delete(place)
             raise StorageUnavailable(f"{place} arrived damaged: its checksum is another")

@@ -31,6 +31,7 @@ ROLES = {
 EVERY_ROLE = "roles/storage.objectUser"  # what the file store's own bucket needs
 QUOTA = re.compile(r"rateLimitExceeded|quotaExceeded", re.IGNORECASE)
 PROJECT = re.compile(r"userProject|UserProject|requester pays|accountDisabled|billing", re.IGNORECASE)
+DAMAGED = re.compile(r"crc32c|md5|checksum", re.IGNORECASE)
 PERMISSION = re.compile(r"storage\.[a-z]+\.[A-Za-z]+")
 ACCOUNT = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 SAID_CHARACTERS = 300  # of Google's own words
@@ -59,6 +60,8 @@ def _refusal(error: api.GoogleAPICallError, place: Place, account: str) -> Excep
     said = str(error)
     if QUOTA.search(said):
         return StorageUnavailable(f"Google Cloud Storage's quota is used up for the moment, at {place}")
+    if DAMAGED.search(said):
+        return StorageUnavailable(f"{place} arrived damaged: its checksum is another")
     if PROJECT.search(said):
         return BucketDenied(
             f"the bucket of {place} belongs to a project that does not let us use it (requester pays, or billing is off):"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import DiskFull
 from core.file_store import PROBE_KEY, checked, never
-from core.partial_file import FOLDER, PartialFile, StoredFile, written
+from core.partial_file import PartialFile, StoredFile, prepare, written
 
 
 class LocalFileStore:
@@ -18,7 +18,7 @@ class LocalFileStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        (root / FOLDER).mkdir(parents=True, exist_ok=True)
+        prepare(root)
 
     def start(self, key: str) -> PartialFile:
         return PartialFile(key, self._root, partial(self._settle, self._path(key), os.replace))

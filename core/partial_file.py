@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 from uuid import uuid4
 
 from core.errors import DiskFull
 
 FOLDER = "partial"  # where files grow until they are kept
+LEFT_BEHIND_S = 24 * 3600  # nothing grows for that long: its process was killed
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,16 @@ class PartialFile:
         self._temporary.unlink(missing_ok=True)
         with suppress(OSError):  # a full disk refuses the last buffered bytes once more
             self._file.close()
+
+
+def prepare(root: Path) -> None:
+    """Makes the folder where files grow, and takes away what killed processes left in it."""
+    folder = root / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process does the same, or keeps it
+            if path.stat().st_mtime < time() - LEFT_BEHIND_S:
+                path.unlink()
 
 
 def written(started: PartialFile, content: bytes) -> StoredFile:

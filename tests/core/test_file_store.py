@@ -1,5 +1,6 @@
 """The file store's contract, held by both of its implementations."""
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from core.errors import SettingsError
 from core.file_store import FileStore
 from core.gs_address import Place
 from core.local_file_store import LocalFileStore
+from core.partial_file import prepare
 from core.settings import Settings
 from core.storage import open_file_store
 from tests.conftest import wait_for
@@ -159,6 +161,14 @@ def test_a_store_that_can_be_written_has_no_fault_and_keeps_nothing_of_the_quest
     wait_for(lambda: opened.store.fault() is None, "the store to be found fit")
     assert opened.left_here() == []
     assert opened.store.free_bytes() > MB
+
+
+def test_what_a_killed_process_left_half_written_is_taken_away_after_a_day(opened: Opened) -> None:
+    for name in ("left", "growing"):
+        (opened.folder / "partial" / name).write_bytes(b"half")
+    os.utime(opened.folder / "partial" / "left", (0, 0))
+    prepare(opened.folder)
+    assert [path.name for path in opened.left_here()] == ["growing"]
 
 
 def test_the_settings_say_where_files_are(tmp_path: Path) -> None:

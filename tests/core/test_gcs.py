@@ -190,6 +190,9 @@ REFUSALS = {
     ),
     "a token that is not taken": (refusal(401, "Invalid Credentials", "authError"), StorageDenied, "expired"),
     "too many requests": (refusal(429, "The rate of change requests exceeds the limit", "rateLimitExceeded"), StorageUnavailable, "."),
+    "damage on the way": (
+        refusal(400, 'Provided CRC32C "AAAAAA==" doesn\'t match calculated CRC32C "mnG7TA==".', "invalid"), StorageUnavailable, "damaged",
+    ),
     "a quota": (refusal(403, "Quota exceeded", "rateLimitExceeded"), StorageUnavailable, "quota"),
     "an error of theirs": (refusal(500, "Backend Error", "backendError"), StorageUnavailable, "."),
 }  # fmt: skip
