@@ -5,6 +5,7 @@ SpillwayError
 │   ├── InvalidRequest         400, 422
 │   │   └── UnknownOption
 │   ├── InvalidMedia           415, 422: no audio in it, or not decodable
+│   ├── ObjectRefused          422: a gs:// object that the caller named cannot be read or written
 │   ├── TooLarge               413
 │   ├── Unauthorized           401: no API key, or none that is good
 │   ├── Forbidden              403: the key's scope is not enough
@@ -19,6 +20,9 @@ SpillwayError
 └── OurError                   ours: retried, generic outside, detailed in the log
     ├── StoreUnavailable       503: Redis is away
     ├── DiskFull               507
+    ├── StorageUnavailable     503: the bucket does not answer, or has had enough for the moment
+    │   └── StorageDenied      no, wrong or expired credentials
+    │       └── BucketDenied   the bucket is not there, or not ours to use
     ├── OutOfMemory            the device's memory does not hold one window
     └── EngineFailed           a stage of the engine broke
 LeaseLost                      not an error to show: another runner owns the job
@@ -56,6 +60,12 @@ class InvalidMedia(CallerError):
     """The upload holds no audio that can be decoded."""
 
     code = "invalid_media"
+
+
+class ObjectRefused(CallerError):
+    """A `gs://` object that the caller named is not there, is not ours to read or write, or changed meanwhile; the message says which."""
+
+    code = "object_refused"
 
 
 class TooLarge(CallerError):
@@ -148,6 +158,26 @@ class DiskFull(OurError):
     """The file store has no room."""
 
     code = "disk_full"
+
+
+class StorageUnavailable(OurError):
+    """Google Cloud Storage does not answer, or asks to be left alone for a while."""
+
+    code = "storage_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StorageDenied(StorageUnavailable):
+    """Google Cloud Storage does not take our credentials, or there are none: the operator mends it, meanwhile jobs wait."""
+
+    code = "storage_denied"
+
+
+class BucketDenied(StorageDenied):
+    """The bucket is not there, or our account may not do that in it; the message names account, permission and role."""
 
 
 class OutOfMemory(OurError):

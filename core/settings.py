@@ -1,13 +1,15 @@
 """Every setting, read once from `SPILLWAY_*` variables into one frozen object that each process passes down."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
+from core.gs_address import ADDRESS
 
 PREFIX = "SPILLWAY_"
 FILE_SUFFIX = "_FILE"  # SPILLWAY_X_FILE names the file that holds x: how containers are handed secrets
@@ -21,7 +23,16 @@ class Settings(BaseModel):
 
     # Where things are
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis: job records, the queue, wake-ups.")
-    file_store_dir: Path = Field(Path("/var/lib/spillway/files"), description="Uploads, stage products and transcripts.")
+    file_store: str | None = Field(
+        None, description="`gs://bucket/prefix` keeps files in Google Cloud Storage; unset, in the folder below."
+    )
+    file_store_dir: Path = Field(
+        Path("/var/lib/spillway/files"),
+        description="Uploads, stage products and transcripts; with a bucket, room for uploads and copies under way.",
+    )
+    gcs_credentials_file: Path | None = Field(
+        None, description="A service account's key for `gs://`; unset, application default credentials."
+    )
     model_dir: Path = Field(Path("/var/lib/spillway/models"), description="Model files, filled by `python -m worker.model_files pull`.")
     ffmpeg: str = Field("ffmpeg", description="The ffmpeg program: a name on PATH or a path.")
 
@@ -101,6 +112,13 @@ class Settings(BaseModel):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+
+    @field_validator("file_store")
+    @classmethod
+    def _is_a_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(ADDRESS, value):
+            raise ValueError(f"write gs://bucket/prefix, or leave it unset for the folder {variable('file_store_dir')}")
+        return value
 
     @model_validator(mode="after")
     def _work_together(self) -> Self:

@@ -7,7 +7,7 @@ from typing import cast
 from flask import Flask, current_app
 
 from core.api_keys import ApiKeys
-from core.file_store import LocalFileStore
+from core.file_store import FileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.settings import Settings
@@ -19,7 +19,7 @@ class Collaborators:
     settings: Settings
     keys: ApiKeys | None  # None in open access
     jobs: JobStore
-    files: LocalFileStore
+    files: FileStore
     ffmpeg: Ffmpeg
     wake: Callable[[], bool]  # whether the wake-up was sent
     long_requests: Places  # uploads and event streams

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from flask import Request, g
 
-from core.errors import InvalidMedia, InvalidRequest, QueueFull, StoreUnavailable, TooLarge
+from core.errors import InvalidMedia, InvalidRequest, QueueFull, StorageUnavailable, StoreUnavailable, TooLarge
 from core.file_store import input_key
 from core.job import Job, JobOptions, NewJob
 from core.log import logger
@@ -23,8 +23,8 @@ def accept(request: Request, given: Collaborators) -> tuple[Job, bool]:
     job_id, idempotency_key = uuid4().hex, _idempotency_key(request)
     _check_open(given, idempotency_key)
     with ExitStack() as refused:
-        refused.callback(given.files.delete_job, job_id)
         new_job = _stored(request, given, job_id)
+        refused.callback(_forget_files, given, job_id)
         job = _recorded(given, new_job, idempotency_key, refused)
         if job.id == job_id:
             refused.pop_all()
@@ -48,20 +48,32 @@ def _check_open(given: Collaborators, idempotency_key: str) -> None:
 def _stored(request: Request, given: Collaborators, job_id: str) -> NewJob:
     with given.long_requests.one(TOO_MANY_UPLOADS):
         upload = receive(request, given.files, input_key(job_id), max_bytes=given.settings.max_upload_bytes)
-        options = options_of(upload.fields)
-        _check_model(options, given.settings.asr_model)
-        duration_s = given.ffmpeg.probe(given.files.local_path(upload.file.key)).duration_s
-        _check_duration(duration_s, options, given.settings.max_duration_s)
+        try:
+            options = options_of(upload.fields)
+            _check_model(options, given.settings.asr_model)
+            duration_s = given.ffmpeg.probe(upload.file.path()).duration_s  # where it grew: what is refused goes no further
+            _check_duration(duration_s, options, given.settings.max_duration_s)
+            stored = upload.file.keep()
+        finally:
+            upload.file.discard()
     return NewJob(
         id=job_id,
         key_id=caller().key_id,
         duration_s=duration_s,
         filename=upload.filename,
-        input_key=upload.file.key,
-        input_bytes=upload.file.bytes,
-        input_sha256=upload.file.sha256,
+        input_key=stored.key,
+        input_bytes=stored.bytes,
+        input_sha256=stored.sha256,
         options=options,
     )
+
+
+def _forget_files(given: Collaborators, job_id: str) -> None:
+    """A file that stays behind must not hide why the job was refused."""
+    try:
+        given.files.delete_job(job_id)
+    except StorageUnavailable as error:
+        logger("service").warning("files_not_deleted", job_id=job_id, reason=str(error))
 
 
 def _recorded(given: Collaborators, new_job: NewJob, idempotency_key: str, refused: ExitStack) -> Job:

@@ -1,9 +1,10 @@
-"""Multipart uploads: the file goes to the file store as it comes in, never whole in memory, never first to another place.
+"""Multipart uploads: the file goes to the file store's disk as it comes in, never whole in memory, never first to another place.
 
 Werkzeug's decoder is driven here by hand because its parser asks for a place to write without saying for which field.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO
 
@@ -12,7 +13,8 @@ from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestTimeout, 
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from core.errors import DiskFull, InvalidMedia, InvalidRequest, TooLarge
-from core.file_store import LocalFileStore, PartialFile, StoredFile
+from core.file_store import FileStore
+from core.partial_file import PartialFile
 from service.validation import check_known
 
 CHUNK_BYTES = 64 * 1024
@@ -27,13 +29,13 @@ FILENAME_CHARACTERS = 255
 
 @dataclass(frozen=True)
 class Upload:
-    file: StoredFile
+    file: PartialFile  # to be kept or discarded
     filename: str  # for display only
     fields: dict[str, str]
 
 
-def receive(request: Request, files: LocalFileStore, key: str, *, max_bytes: int) -> Upload:
-    """The request's file, stored and durable under `key`, and its fields.
+def receive(request: Request, files: FileStore, key: str, *, max_bytes: int) -> Upload:
+    """The request's file, to be kept under `key`, and its fields.
 
     Raises `InvalidRequest`, `InvalidMedia`, `TooLarge`, `DiskFull` and werkzeug's 400, 408 and 415; then nothing is left behind.
     """
@@ -41,16 +43,17 @@ def receive(request: Request, files: LocalFileStore, key: str, *, max_bytes: int
     check_room(request, files, max_bytes=max_bytes)
     request.max_content_length = max_bytes + FORM_BYTES
     form = _Form(lambda: files.start(key), files.free_bytes, max_bytes)
-    try:
+    with ExitStack() as refused:
+        refused.callback(form.discard)
         for event in _events(request.stream, boundary):
             form.take(event)
         g.is_upload_unread = False
-        return form.kept()
-    finally:
-        form.discard()
+        upload = form.received()
+        refused.pop_all()
+    return upload
 
 
-def check_room(request: Request, files: LocalFileStore, *, max_bytes: int) -> None:
+def check_room(request: Request, files: FileStore, *, max_bytes: int) -> None:
     """Refuses by the announced size, before a byte is read. Raises `TooLarge`, `DiskFull`."""
     announced = request.content_length or 0
     if announced > max_bytes + FORM_BYTES:
@@ -77,13 +80,13 @@ class _Form:
         elif isinstance(event, Data):
             self._write(event.data)
 
-    def kept(self) -> Upload:
+    def received(self) -> Upload:
         if self._file is None:
             raise InvalidRequest("there is no file: send the recording as the form field `file`", field="file")
         if self._file.bytes == 0:
             raise InvalidMedia("the file is empty: send a recording")
         fields = {name: _text(name, content) for name, content in self._fields.items()}
-        return Upload(self._file.keep(), self._filename, fields)
+        return Upload(self._file, self._filename, fields)
 
     def discard(self) -> None:
         if self._file is not None:

@@ -7,11 +7,11 @@ from flask import Flask
 from core import log
 from core.api_keys import ApiKeys, key_secrets
 from core.errors import SettingsError
-from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings
+from core.storage import open_file_store
 from core.wakeups import celery_app, wake
 from service.access import is_loopback
 from service.app import make_app
@@ -30,7 +30,7 @@ def create() -> Flask:
         settings=settings,
         keys=ApiKeys(redis, key_secrets(settings)) if settings.access == "keys" else None,
         jobs=JobStore(redis),
-        files=LocalFileStore(settings.file_store_dir),
+        files=open_file_store(settings),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),
         long_requests=Places(settings.service_threads - RESERVED_THREADS),
