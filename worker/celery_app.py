@@ -12,13 +12,24 @@ from uuid import uuid4
 from celery.signals import worker_ready
 
 from core import log, wakeups
-from core.errors import ModelMissing, OurError, SettingsError, SpillwayError
+from core.errors import ModelMissing, SettingsError, SpillwayError
 from core.job_store import JobStore, Runner, WorkerReport, WorkerState
 from core.media import Ffmpeg
 from core.redis_steps import connect
 from core.settings import Settings, variable
 from core.storage import open_file_store
-from worker.doctor.fitness import reason_unfit
+from worker.doctor.fitness import check_fitness
+from core.job_store import JobStore, Runner, WorkerReport, WorkerState
+from core.media import Ffmpeg
+from core.redis_steps import connect
+from core.settings import Settings, variable
+from core.errors import ModelMissing, SettingsError, SpillwayError
+from core.job_store import JobStore, Runner, WorkerReport, WorkerState
+from core.media import Ffmpeg
+from core.redis_steps import connect
+from core.settings import Settings, variable
+from core.storage import open_file_store
+from worker.doctor.fitness import check_fitness
 from worker.engine.load import load_engine
 from worker.first_models import bring_models
 from worker.leases import Leases, Rhythm
@@ -96,8 +107,7 @@ def _fit(settings: Settings, media: Recordings, presence: Presence) -> Transcrib
     patiently(presence.beat)
     try:
         ffmpeg = media.ffmpeg.version()
-        if unfit := reason_unfit(settings):
-            raise OurError(unfit)
+        check_fitness(settings)
         if settings.pull_at_start:
             bring_models(settings, presence)
         presence.prepares(WorkerState.LOADING, "loading the models")

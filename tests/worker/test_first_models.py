@@ -278,7 +278,7 @@ def test_a_worker_without_its_models_stays_to_say_so(worker: RealWorker) -> None
         wait_for(lambda: worker.is_at(WorkerState.MODELS_MISSING), "it to say so", timeout_s=90)
         status, said = worker.health()
         assert status == 1
-        assert "run `python -m worker.model_files pull own/whisper" in said
+        assert "`python -m worker.model_files pull own/whisper" in said
         assert launcher.poll() is None
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(timeout=3) == 128 + signal.SIGTERM

@@ -15,6 +15,7 @@ from worker.model_catalog import HubSource, Model
 from worker.model_files import resolve_asr
 from worker.model_lock import expected_files, fault, pull_command
 
+CHECKS = ("Whisper model", "alignment models", "diarization models")
 DIARIZATION = ("auto", "campplus", *catalog.PIPELINE.aliases)
 HUB_TIMEOUT_S = 10.0
 REFUSALS = (401, 403)  # a token that is none, one without access

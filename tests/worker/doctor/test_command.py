@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from core.job_store import JobStore
+from core.job_store import JobStore, WorkerState
 from core.redis_steps import connect
 from core.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_for
 from tests.worker.doctor.environments import doctor
 from worker.doctor.examine import examine
 from worker.doctor.findings import Verdict
@@ -55,17 +55,27 @@ def test_a_wrong_setting_is_named(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.models
-def test_an_unfit_worker_takes_no_jobs_and_says_why(fit: dict[str, str], redis_url: str) -> None:
-    settings = {f"SPILLWAY_{name.upper()}": value for name, value in fit.items()} | {"SPILLWAY_MODAL_TOKEN_ID": "ak-1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "worker.celery_app"], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False
-    )
-    (report,) = JobStore(connect(redis_url)).workers()
-    (line,) = [json.loads(line) for line in done.stdout.splitlines() + done.stderr.splitlines() if '"fault"' in line]
-    assert done.returncode == 1
+def test_an_unfit_worker_takes_no_jobs_and_says_why(fit: dict[str, str], redis_url: str, tmp_path: Path) -> None:
+    settings = {f"SPILLWAY_{name.upper()}": value for name, value in fit.items()} | {
+        "SPILLWAY_GPU_STACK": "none",
+        "SPILLWAY_DEVICE": "cuda",
+    }
+    log, store = tmp_path / "log", JobStore(connect(redis_url))
+    with (
+        log.open("w") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "worker.celery_app"], cwd=ROOT, env=os.environ | settings, stdout=out, stderr=out
+        ) as worker,
+    ):
+        try:
+            wait_for(lambda: any(report.state is WorkerState.UNFIT for report in store.workers()), "the worker to say so", timeout_s=90)
+            (report,) = store.workers()
+        finally:
+            worker.kill()
+    (line,) = [json.loads(line) for line in log.read_text().splitlines() if '"fault"' in line]
     assert not report.fit
-    assert report.reason.startswith("Modal token: only its id is set. Set SPILLWAY_MODAL_TOKEN_ID")
-    assert (line["check"], line["found"]) == ("Modal token", "only its id is set")
+    assert report.reason.startswith("GPU libraries: built without CUDA (GPU_STACK=none)")
+    assert (line["check"], "GPU_STACK=cu118" in line["remedy"]) == ("GPU libraries", True)
 
 
 def test_every_line_has_its_row_in_the_documentation(ffmpeg: str, tmp_path: Path) -> None:
