@@ -1,12 +1,12 @@
 """Google Cloud Storage, the one place that talks to it: streams both ways, checksums, preconditions, bounded patience."""
 
+import json
 import threading
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import IO, Any
 
 import google_crc32c
@@ -31,14 +31,14 @@ class Patience:
 
 
 class CloudStorage:
-    """Everything but a missing key file is found out at the first use, since finding credentials may take a machine's network.
+    """Everything but a wrong key is found out at the first use, since finding credentials may take a machine's network.
 
     Raises from every call `StorageUnavailable`, `StorageDenied`, `BucketDenied`; `FileNotFoundError` for an object that is not there.
     """
 
-    def __init__(self, credentials_file: Path | None = None, patience: Patience = Patience()) -> None:
-        """Raises `SettingsError` for a key file that is none."""
-        self._credentials = _key(credentials_file) if credentials_file else None
+    def __init__(self, credentials: str | None = None, patience: Patience = Patience()) -> None:
+        """`credentials` is a service account's key as JSON. Raises `SettingsError` for one that is none."""
+        self._credentials = _key(credentials) if credentials else None
         self._timeout = (patience.connect_s, patience.silence_s)
         self._retry = DEFAULT_RETRY.with_delay(initial=0.2, maximum=5.0, multiplier=2.0).with_timeout(patience.tries_s)
         self._lock = threading.Lock()
@@ -199,11 +199,11 @@ class CloudStorage:
         return True
 
 
-def _key(path: Path) -> Any:
+def _key(text: str) -> Any:
     try:
-        return service_account.Credentials.from_service_account_file(path)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"SPILLWAY_GCS_CREDENTIALS_FILE is wrong: {path} holds no service account's key ({error})") from error
+        return service_account.Credentials.from_service_account_info(json.loads(text))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SettingsError(f"SPILLWAY_GCS_CREDENTIALS is wrong: it is no service account's key as Google gives it ({error})") from error
 
 
 def _size(content: IO[bytes]) -> int:

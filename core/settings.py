@@ -1,5 +1,6 @@
 """Every setting, read once from `SPILLWAY_*` variables into one frozen object that each process passes down."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -30,8 +31,8 @@ class Settings(BaseModel):
         Path("/var/lib/spillway/files"),
         description="Uploads, stage products and transcripts; with a bucket, room for uploads and copies under way.",
     )
-    gcs_credentials_file: Path | None = Field(
-        None, description="A service account's key for `gs://`; unset, application default credentials."
+    gcs_credentials: str | None = Field(
+        None, repr=False, description="A service account's key (JSON) for `gs://`; unset, application default credentials."
     )
     model_dir: Path = Field(Path("/var/lib/spillway/models"), description="Model files, filled by `python -m worker.model_files pull`.")
     ffmpeg: str = Field("ffmpeg", description="The ffmpeg program: a name on PATH or a path.")
@@ -118,6 +119,19 @@ class Settings(BaseModel):
     def _is_a_bucket(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(ADDRESS, value):
             raise ValueError(f"write gs://bucket/prefix, or leave it unset for the folder {variable('file_store_dir')}")
+        return value
+
+    @field_validator("gcs_credentials")
+    @classmethod
+    def _is_a_key(cls, value: str | None) -> str | None:
+        try:
+            key = None if value is None else json.loads(value)
+        except ValueError:
+            key = {}
+        if key is not None and not (isinstance(key, dict) and {"client_email", "private_key", "token_uri"} <= key.keys()):
+            raise ValueError(
+                f"give a service account's key, the JSON file as Google made it, by {variable('gcs_credentials')}{FILE_SUFFIX}"
+            )
         return value
 
     @model_validator(mode="after")

@@ -12,4 +12,4 @@ def open_file_store(settings: Settings) -> FileStore:
     """Reaches no other machine. Raises `SettingsError`."""
     if settings.file_store is None:
         return LocalFileStore(settings.file_store_dir)
-    return BucketFileStore(CloudStorage(settings.gcs_credentials_file), Place.parse(settings.file_store), settings.file_store_dir)
+    return BucketFileStore(CloudStorage(settings.gcs_credentials), Place.parse(settings.file_store), settings.file_store_dir)

@@ -19,17 +19,6 @@ from core.redis_steps import connect
 from core.settings import Settings, variable
 from core.storage import open_file_store
 from worker.doctor.fitness import check_fitness
-from core.job_store import JobStore, Runner, WorkerReport, WorkerState
-from core.media import Ffmpeg
-from core.redis_steps import connect
-from core.settings import Settings, variable
-from core.errors import ModelMissing, SettingsError, SpillwayError
-from core.job_store import JobStore, Runner, WorkerReport, WorkerState
-from core.media import Ffmpeg
-from core.redis_steps import connect
-from core.settings import Settings, variable
-from core.storage import open_file_store
-from worker.doctor.fitness import check_fitness
 from worker.engine.load import load_engine
 from worker.first_models import bring_models
 from worker.leases import Leases, Rhythm

@@ -28,6 +28,7 @@ from core.errors import (
 from core.gcs import PIECE_BYTES, CloudStorage, Patience
 from core.gs_address import Place
 from core.gs_transfers import deliver_object, fetch_object
+from core.settings import Settings
 from tests.conftest import free_port, wait_for
 from tests.gcs_server import CloudServer, Fault, Reply
 
@@ -49,22 +50,17 @@ def private_key() -> RSAPrivateKey:
 
 
 @pytest.fixture
-def key_file(cloud: CloudServer, private_key: RSAPrivateKey, tmp_path: Path) -> Path:
+def key(cloud: CloudServer, private_key: RSAPrivateKey) -> str:
     """A service account's key, whose tokens come from the server on loopback."""
     cloud.public_key = private_key.public_key()
     pem = private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = tmp_path / "key.json"
-    path.write_text(
-        json.dumps(
-            {"type": "service_account", "client_email": EMAIL, "private_key": pem.decode(), "token_uri": f"{cloud.url}/token"}
-        )
-    )  # fmt: skip
-    return path
+    told = {"type": "service_account", "client_email": EMAIL, "private_key": pem.decode(), "token_uri": f"{cloud.url}/token"}
+    return json.dumps(told)
 
 
 @pytest.fixture
-def signing_store(connect_storage: Connect, bucket: str, key_file: Path, tmp_path: Path) -> BucketFileStore:
-    return BucketFileStore(connect_storage(key_file, SHORT), Place(bucket, "spillway"), tmp_path)
+def signing_store(connect_storage: Connect, bucket: str, key: str, tmp_path: Path) -> BucketFileStore:
+    return BucketFileStore(connect_storage(key, SHORT), Place(bucket, "spillway"), tmp_path)
 
 
 def refusal(status: int, message: str, reason: str = "forbidden") -> Reply:
@@ -260,13 +256,25 @@ def test_no_credentials_at_all_are_found_out_at_the_first_use(monkeypatch: pytes
     wait_for(lambda: store.fault() == "the bucket cannot be written", "the verdict")
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"type": "authorized_user"}'])
-def test_a_key_file_that_is_none_stops_the_start(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize("content", ["hush", "[]", "{}", '{"type": "authorized_user"}'])
+def test_a_key_file_that_holds_none_stops_the_start_and_is_not_shown(tmp_path: Path, content: str) -> None:
     path = tmp_path / "key.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(SettingsError, match=r"SPILLWAY_GCS_CREDENTIALS_FILE is wrong: .*key.json"):
-        CloudStorage(path)
+    path.write_text(content)
+    with pytest.raises(SettingsError, match="SPILLWAY_GCS_CREDENTIALS is wrong: give a service account's key") as caught:
+        Settings.from_environment({"SPILLWAY_GCS_CREDENTIALS_FILE": str(path)})
+    assert content not in str(caught.value)
+
+
+def test_a_key_that_cannot_sign_stops_the_start(key: str) -> None:
+    with pytest.raises(SettingsError, match="SPILLWAY_GCS_CREDENTIALS is wrong"):
+        CloudStorage(json.dumps({**json.loads(key), "private_key": "hush"}))
+
+
+def test_a_key_comes_from_its_file_and_is_not_shown(key: str, tmp_path: Path) -> None:
+    (tmp_path / "key.json").write_text(key)
+    settings = Settings.from_environment({"SPILLWAY_GCS_CREDENTIALS_FILE": str(tmp_path / "key.json")})
+    assert settings.gcs_credentials == key
+    assert "PRIVATE" not in repr(settings)
 
 
 # Signed addresses
