@@ -6,6 +6,9 @@ SpillwayError
 │   │   └── UnknownOption
 │   ├── InvalidMedia           415, 422: no audio in it, or not decodable
 │   ├── TooLarge               413
+│   │   └── SourceTooLarge     a source of more bytes than are taken
+│   ├── SourceRefused          a source at an address that must not be reached
+│   ├── SourceUnreachable      a source that its server does not give
 │   ├── JobNotFound            404
 │   ├── TranscriptNotReady     409
 │   ├── IdempotencyConflict    409
@@ -59,6 +62,24 @@ class TooLarge(CallerError):
     """More bytes or a longer recording than this installation takes."""
 
     code = "too_large"
+
+
+class SourceTooLarge(TooLarge):
+    """What the source sends is more than this installation takes."""
+
+    code = "source_too_large"
+
+
+class SourceRefused(CallerError):
+    """An address, port or scheme that nothing of a client's may be fetched from or sent to."""
+
+    code = "source_refused"
+
+
+class SourceUnreachable(CallerError):
+    """The source's server cannot be found, refuses, or breaks off again and again."""
+
+    code = "source_unreachable"
 
 
 class JobNotFound(CallerError):

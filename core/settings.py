@@ -1,15 +1,18 @@
 """Every setting, read once from `SPILLWAY_*` variables into one frozen object that each process passes down."""
 
 import os
+import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
 
 PREFIX = "SPILLWAY_"
+HOST_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 NOT_OURS = ("SPILLWAY_URL",)  # the client's: where the service is
 
 
@@ -44,6 +47,12 @@ class Settings(BaseModel):
     max_duration_s: float = Field(12 * 3600, gt=0, description="Longest recording, in seconds.")
     max_queued_jobs: int = Field(10_000, ge=1, description="Jobs that may wait; more are refused with 503.")
     idempotency_ttl_s: int = Field(3 * 86400, ge=60, description="How long an Idempotency-Key is remembered, in seconds.")
+
+    # Sources
+    fetches_max: int = Field(4, ge=1, le=64, description="Sources that the dispatcher fetches at once.")
+    fetch_allow: tuple[str, ...] = Field(
+        (), description="Host names and networks, as 10.1.0.0/16, that sources may be fetched from although they are private. Dangerous."
+    )
 
     # Models
     asr_model: str = Field("large-v2", description="Whisper model: a known name, `owner/repository[@revision]`, or a folder.")
@@ -96,6 +105,14 @@ class Settings(BaseModel):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _names_or_networks(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+        for one in allowed:
+            if not HOST_NAME.fullmatch(one):
+                ip_network(one)  # says what is wrong
+        return allowed
 
     @model_validator(mode="after")
     def _work_together(self) -> Self:

@@ -6,10 +6,9 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
 from core.errors import DiskFull
-from core.file_store import LocalFileStore
+from core.file_store import SPARE_BYTES, LocalFileStore
 from service.collaborators import given
 from service.problems import RESPONSES
-from service.uploads import SPARE_BYTES
 from service.views import answer
 
 api = APIBlueprint("probes", __name__, abp_tags=[Tag(name="probes")], abp_responses=RESPONSES)

@@ -3,6 +3,7 @@ local id = ARGV[1]
 if redis.call('EXISTS', job_key(id)) == 0 then return 0 end
 local deliveries = deliveries_of(id)
 dequeue(id)
+drop_fetch(id)
 drop_lease(id)
 for n = 1, #deliveries do
   redis.call('ZREM', ns .. ':outbox', id .. ':' .. n)
