@@ -110,9 +110,9 @@ class Settings(BaseModel):
     @classmethod
     def _names_or_networks(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
         for one in allowed:
-            if not HOST_NAME.fullmatch(one):
+            if not HOST_NAME.fullmatch(one.lower()):
                 ip_network(one)  # says what is wrong
-        return allowed
+        return tuple(one.lower() for one in allowed)
 
     @model_validator(mode="after")
     def _work_together(self) -> Self:

@@ -163,7 +163,10 @@ def test_a_fetch_that_cannot_succeed_fails_at_once(store: JobStore, fetches: Fet
 
 def test_a_hand_back_counts_no_failure_and_no_loss(store: JobStore, fetches: Fetches) -> None:
     submit_source(store)
-    assert fetches.release(taken(fetches)) == JobState.QUEUED
+    released = taken(fetches)
+    assert fetches.release(released) == JobState.QUEUED
+    assert fetches.beat([released], lease_s=60, renew=True) == (False,)
+    assert fetches.complete(released, fetched(released)) is None
     for _ in range(5):
         job = taken(fetches, OTHER)
         fetches.release(job)
@@ -206,6 +209,7 @@ def test_a_deleted_job_is_nobodys_to_fetch(store: JobStore, fetches: Fetches, re
     submit_source(store)
     job = taken(fetches)
     store.delete(job.id)
+    assert store.backlog().fetching_jobs == 0
     assert fetches.beat([job], lease_s=60, renew=True) == (False,)
     assert fetches.complete(job, fetched(job)) is None
     assert fetches.fail(job, FAILURE) is None

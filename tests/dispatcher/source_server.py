@@ -16,6 +16,7 @@ CERTIFICATE = Path(__file__).parent.parent / "data" / "tls" / "source.test.pem" 
 class Asked:
     path: str
     headers: dict[str, str]
+    content: bytes
 
 
 class Visit(BaseHTTPRequestHandler):
@@ -27,11 +28,14 @@ class Visit(BaseHTTPRequestHandler):
         self.close_connection = True
         server = self.server
         assert isinstance(server, _Server)
-        server.asked.append(Asked(self.path, {name.lower(): value for name, value in self.headers.items()}))
+        content = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        server.asked.append(Asked(self.path, {name.lower(): value for name, value in self.headers.items()}, content))
         try:
             server.answers[self.path.partition("?")[0]](self)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             server.was_left.set()
+
+    do_POST = do_GET
 
     def say(self, status: int, content: bytes = b"", **headers: str) -> None:
         """A head with its length, and what is given of the body."""
@@ -105,16 +109,18 @@ def redirect(target: str, status: int = 302) -> Callable[[Visit], None]:
     return lambda visit: visit.say(status, Location=target)
 
 
-def file(content: bytes, *, etag: str = '"v1"', cut_at: int | None = None) -> Callable[[Visit], None]:
-    """Whole or in parts as a web server gives it; `cut_at` hangs up there whenever it is asked from the start."""
+def file(content: bytes, *, etag: str = '"v1"', cut_at: int | None = None, part_bytes: int | None = None) -> Callable[[Visit], None]:
+    """Whole or in parts as a web server gives it; `cut_at` hangs up there when asked from the start, `part_bytes` always after so many."""
 
     def answer(visit: Visit) -> None:
         asked = visit.headers.get("Range", "")
         if asked and visit.headers.get("If-Range", etag) == etag:
             start = int(asked.removeprefix("bytes=").rstrip("-"))
-            visit.say(206, content[start:], ETag=etag, Content_Range=f"bytes {start}-{len(content) - 1}/{len(content)}")
+            length, place = str(len(content) - start), f"bytes {start}-{len(content) - 1}/{len(content)}"
+            visit.head(206, ETag=etag, Content_Range=place, Content_Length=length)
+            visit.wfile.write(content[start:][:part_bytes])
             return
         visit.head(200, **{"Content-Length": str(len(content)), "ETag": etag})
-        visit.wfile.write(content[:cut_at])
+        visit.wfile.write(content[:cut_at][:part_bytes])
 
     return answer

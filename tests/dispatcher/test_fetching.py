@@ -249,6 +249,31 @@ def test_a_cancel_or_delete_ends_a_slow_fetch_within_seconds(
     assert (box.folder / "jobs" / job_id).exists() == (end is JobStore.cancel)
 
 
+def test_a_job_deleted_before_its_file_began_leaves_nothing(box: Box) -> None:
+    def fetch_late(_source: str, landing: Landing, _check: Callable[[], None]) -> None:
+        box.jobs.delete(job_id)
+        box.files.delete_job(job_id)
+        landing.begin()
+        landing.write(TALK)
+
+    box.schemes["http"] = fetch_late
+    fetcher, job_id = box.fetcher(), box.submit("http://example.org/")
+    fetcher.step()
+    box.stepped(fetcher, lambda: not fetcher._flights, "the thread to end")
+    assert box.left() == []
+    assert not (box.folder / "jobs" / job_id).exists()
+
+
+def test_a_try_that_brought_much_is_no_failure(box: Box, server: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.fetching.PROGRESS_BYTES", 60_000)
+    monkeypatch.setattr("dispatcher.fetching.RESUME_PAUSE_S", 0.0)
+    server.answers["/talk.wav"] = file(TALK, part_bytes=90_000)
+    job = box.settled(box.fetcher(), box.submit(server.url()))
+    assert (job.state, job.fetch_failures) == (JobState.QUEUED, 0)
+    assert len(server.asked) > MOST_FAILURES + 1
+    assert box.files.read(job.input_key) == TALK
+
+
 def test_a_step_waits_for_no_server_and_so_many_are_fetched_at_once(box: Box, server: SourceServer, dam: Dam) -> None:
     fetcher = box.fetcher(most_at_once=2)
     jobs = [box.submit(server.url("/slow.wav")) for _ in range(3)]

@@ -76,7 +76,18 @@ def test_a_url_of_the_public_web_is_reached(url: str) -> None:
     assert len(reach(url, answering(PUBLIC))) == 1
 
 
-PRIVATE = ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "0.0.0.0"]
+PRIVATE = [
+    "127.0.0.1",
+    "10.1.2.3",
+    "169.254.169.254",
+    "::1",
+    "fe80::1%eth0",
+    "fd00::1",
+    "::ffff:10.0.0.1",
+    "64:ff9b::a00:1",
+    "0.0.0.0",
+    "2606:4700::1%eth0",
+]
 
 
 @pytest.mark.parametrize("address", PRIVATE)
