@@ -1,4 +1,4 @@
-"""HTTP to where a client pointed us, for sources and webhooks: every connection goes to an address that the guard checked just now."""
+"""HTTP to where a client pointed us, for sources and webhooks: every request goes to an address that the guard checked just now."""
 
 import ssl
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ Watch = Callable[[], None]  # called before every connection and wait; what it r
 
 
 def guarded_client(guard: Guard, *, tls: ssl.SSLContext, watch: Watch = lambda: None, timeout: httpx.Timeout = TIMEOUT) -> httpx.Client:
-    """A client that follows no redirect, keeps no cookie, knows no proxy and sends no credentials of ours.
+    """A client that follows no redirect, keeps no cookie and no connection, knows no proxy and sends no credentials of ours.
 
     Its requests raise `SourceRefused` and `SourceUnreachable` beside httpx's own errors. TLS is verified for the URL's own name.
     """
@@ -27,7 +27,7 @@ def guarded_client(guard: Guard, *, tls: ssl.SSLContext, watch: Watch = lambda: 
         trust_env=False,
         follow_redirects=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        headers={"User-Agent": "spillway", "Accept-Encoding": "identity"},
+        headers={"User-Agent": "spillway", "Accept-Encoding": "identity", "Connection": "close"},
     )
 
 
@@ -38,7 +38,8 @@ class GuardedTransport(httpx.HTTPTransport):
         super().__init__(verify=tls, trust_env=False)
         self._guard = guard
         # httpx hands no network backend through, httpcore takes one; a resolver that changes its answer shows in the tests if this slips.
-        self._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=GuardedBackend(guard, watch))
+        backend = GuardedBackend(guard, watch)
+        self._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=backend, max_keepalive_connections=0)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self._guard.check_url(request.url)

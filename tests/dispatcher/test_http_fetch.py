@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from core.errors import CallerError, SourceRefused, SourceTooLarge, SourceUnreachable
+from core.errors import CallerError, DiskFull, SourceRefused, SourceTooLarge, SourceUnreachable
 from core.file_store import LocalFileStore
 from dispatcher.guard import Guard
 from dispatcher.http_fetch import HttpFetch, Patience, _target
@@ -404,16 +404,27 @@ def test_nothing_behind_what_is_there_means_all_is_there(server: SourceServer, l
             fetch(server.url(), landing)
 
 
+def test_a_disk_without_room_is_said_before_a_byte_is_written(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalFileStore, "free_bytes", lambda _files: 1000)
+    with pytest.raises(DiskFull):
+        landing.begin()
+
+
 def test_a_cancel_is_heard_while_nothing_comes(server: SourceServer, landing: Landing) -> None:
     class Cancelled(Exception):
         """Raised by the test's own check."""
 
     released, cancelled = threading.Event(), threading.Event()
-    server.answers["/talk.wav"] = lambda _visit: cancelled.set() or (released.wait(20) and None)
+
+    def silence(_visit: Visit) -> None:
+        threading.Timer(0.2, cancelled.set).start()  # by then the read has begun
+        released.wait(20)
 
     def check() -> None:
         if cancelled.is_set():
             raise Cancelled
+
+    server.answers["/talk.wav"] = silence
 
     began = time.monotonic()
     with pytest.raises(Cancelled):

@@ -1,6 +1,7 @@
 """The guarded client as whoever sends something uses it: one request, no redirect, nothing private."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -9,7 +10,7 @@ import pytest
 from core.errors import SourceRefused
 from dispatcher.guard import Guard
 from dispatcher.outbound import guarded_client
-from tests.dispatcher.source_server import SourceServer, redirect
+from tests.dispatcher.source_server import SourceServer, Visit, redirect
 
 TLS = httpx.create_ssl_context(trust_env=False)
 LOOPBACK = Guard(("127.0.0.1/32",))
@@ -41,7 +42,7 @@ def test_nothing_is_sent_to_a_private_address(server: SourceServer) -> None:
     assert server.asked == []
 
 
-def test_every_new_connection_is_checked_anew(server: SourceServer) -> None:
+def test_every_request_is_checked_anew(server: SourceServer) -> None:
     answers = iter([["127.0.0.1"], ["10.0.0.1"]])
     rebinding = Guard(("127.0.0.1/32",), resolve=lambda _host, _port: next(answers))
     url = server.url("/hook", host="hooks.example.org")
@@ -56,13 +57,20 @@ def test_what_the_watch_raises_ends_the_wait(server: SourceServer) -> None:
     class Enough(Exception):
         """The test's own deadline."""
 
-    asked, released = threading.Event(), threading.Event()
-    server.answers["/hook"] = lambda _visit: asked.set() or (released.wait(20) and None)
+    late, released = threading.Event(), threading.Event()
+
+    def silence(_visit: Visit) -> None:
+        threading.Timer(0.2, late.set).start()  # by then the read has begun
+        released.wait(20)
 
     def watch() -> None:
-        if asked.is_set():
+        if late.is_set():
             raise Enough
 
+    server.answers["/hook"] = silence
+
+    began = time.monotonic()
     with guarded_client(LOOPBACK, tls=TLS, watch=watch) as client, pytest.raises(Enough):
         client.post(server.url("/hook"))
+    assert time.monotonic() - began < 3
     released.set()
