@@ -7,6 +7,9 @@ SpillwayError
 │   ├── InvalidMedia           415, 422: no audio in it, or not decodable
 │   ├── ObjectRefused          422: a gs:// object that the caller named cannot be read or written
 │   ├── TooLarge               413
+│   │   └── SourceTooLarge     a source of more bytes than are taken
+│   ├── SourceRefused          a source at an address that must not be reached
+│   ├── SourceUnreachable      a source that its server does not give
 │   ├── Unauthorized           401: no API key, or none that is good
 │   ├── Forbidden              403: the key's scope is not enough
 │   ├── JobNotFound            404
@@ -72,6 +75,24 @@ class TooLarge(CallerError):
     """More bytes or a longer recording than this installation takes."""
 
     code = "too_large"
+
+
+class SourceTooLarge(TooLarge):
+    """What the source sends is more than this installation takes."""
+
+    code = "source_too_large"
+
+
+class SourceRefused(CallerError):
+    """An address, port or scheme that nothing of a client's may be fetched from or sent to."""
+
+    code = "source_refused"
+
+
+class SourceUnreachable(CallerError):
+    """The source's server cannot be found, refuses, or breaks off again and again."""
+
+    code = "source_unreachable"
 
 
 class Unauthorized(CallerError):

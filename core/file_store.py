@@ -10,6 +10,7 @@ from core.partial_file import PartialFile, StoredFile
 
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")  # our own names only: nothing that a client sends is a path
 PROBE_KEY = "probes/readiness"
+SPARE_BYTES = 64 * 1024**2  # room that whoever stores a recording leaves to everybody else
 
 
 def never() -> None:
@@ -57,6 +58,11 @@ def checked(key: str) -> str:
 
 def input_key(job_id: str) -> str:
     return f"jobs/{job_id}/input"
+
+
+def fetched_key(job_id: str, token: int) -> str:
+    """Under the fetch's own token: one that lost its lease overwrites nobody."""
+    return f"jobs/{job_id}/fetches/{token}/input"
 
 
 def product_key(job_id: str, attempt: int, stage: str) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +15,7 @@ from core.gs_address import ADDRESS
 
 PREFIX = "SPILLWAY_"
 FILE_SUFFIX = "_FILE"  # SPILLWAY_X_FILE names the file that holds x: how containers are handed secrets
+HOST_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 NOT_OURS = ("SPILLWAY_URL", "SPILLWAY_API_KEY")  # the client's: where the service is, and its key
 
 
@@ -57,6 +59,12 @@ class Settings(BaseModel):
     max_duration_s: float = Field(12 * 3600, gt=0, description="Longest recording, in seconds.")
     max_queued_jobs: int = Field(10_000, ge=1, description="Jobs that may wait; more are refused with 503.")
     idempotency_ttl_s: int = Field(3 * 86400, ge=60, description="How long an Idempotency-Key is remembered, in seconds.")
+
+    # Sources
+    fetches_max: int = Field(4, ge=1, le=64, description="Sources that the dispatcher fetches at once.")
+    fetch_allow: tuple[str, ...] = Field(
+        (), description="Host names and networks, as 10.1.0.0/16, that sources may be fetched from although they are private. Dangerous."
+    )
 
     # Models
     asr_model: str = Field("large-v2", description="Whisper model: a known name, `owner/repository[@revision]`, or a folder.")
@@ -133,6 +141,14 @@ class Settings(BaseModel):
                 f"give a service account's key, the JSON file as Google made it, by {variable('gcs_credentials')}{FILE_SUFFIX}"
             )
         return value
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _names_or_networks(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+        for one in allowed:
+            if not HOST_NAME.fullmatch(one.lower()):
+                ip_network(one)  # says what is wrong
+        return tuple(one.lower() for one in allowed)
 
     @model_validator(mode="after")
     def _work_together(self) -> Self:

@@ -34,6 +34,7 @@ class JobMetrics(Collector):
         jobs = GaugeMetricFamily("spillway_jobs", "Jobs that have not ended.", labels=["state"])
         audio = GaugeMetricFamily("spillway_audio_seconds", "Audio seconds of jobs that have not ended.", labels=["state"])
         jobs.add_metric(["queued"], backlog.queued_jobs)
+        jobs.add_metric(["fetching"], backlog.fetching_jobs)
         jobs.add_metric(["running"], backlog.running_jobs)
         audio.add_metric(["queued"], backlog.queued_audio_s)
         audio.add_metric(["running"], backlog.running_audio_s)

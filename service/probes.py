@@ -9,11 +9,10 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
 from core.errors import StoreUnavailable
-from core.file_store import FileStore
+from core.file_store import SPARE_BYTES, FileStore
 from core.job_store import JobStore, WorkerReport, WorkerState
 from service.collaborators import given
 from service.problems import RESPONSES
-from service.uploads import SPARE_BYTES
 from service.views import answer, download_of
 
 api = APIBlueprint("probes", __name__, abp_tags=[Tag(name="probes")], abp_responses=RESPONSES)

@@ -1,4 +1,5 @@
--- ARGV: id, fixed (JSON), key_id, priority, work_ms, idempotency key or '', fingerprint, its lifetime in ms, most jobs queued
+-- ARGV: id, fixed (JSON), key_id, priority, work_ms, idempotency key or '', fingerprint, its lifetime in ms, most jobs queued,
+--       '1' if it has a source, which is fetched before it is pending
 -- → {'created' | 'existing', id}, {'conflict', id of the earlier job}, {'full', jobs queued}
 local id, idempotency = ARGV[1], ARGV[6]
 if redis.call('EXISTS', job_key(id)) == 1 then return { 'existing', id } end
@@ -9,7 +10,7 @@ if idempotency ~= '' then
     return { earlier[2] == ARGV[7] and 'existing' or 'conflict', earlier[1] }
   end
 end
-local queued = 0
+local queued = redis.call('ZCARD', FETCHING)
 for _, priority in ipairs(PRIORITIES) do queued = queued + redis.call('ZCARD', ns .. ':pending:' .. priority) end
 if queued >= tonumber(ARGV[9]) then return { 'full', queued } end
 
@@ -22,7 +23,12 @@ if idempotency ~= '' then
   redis.call('HSET', remembered, 'job', id, 'fingerprint', ARGV[7])
   redis.call('PEXPIRE', remembered, ARGV[8])
 end
-enqueue(id)
+if ARGV[10] == '1' then
+  redis.call('HSET', job_key(id), 'stage', 'fetching')
+  redis.call('ZADD', FETCHING, now, id)
+else
+  enqueue(id)
+end
 count('submitted')
 changed(id)
 return { 'created', id }

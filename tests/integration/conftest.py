@@ -18,7 +18,12 @@ SAMPLE = ROOT / "samples" / "dialogue.flac"
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[LocalStack]:
-    settings = {"SPILLWAY_ASR_MODEL": "faster-whisper-tiny.en", "SPILLWAY_MODEL_DIR": str(model_dir), "SPILLWAY_DEVICE": "cpu"}
+    settings = {
+        "SPILLWAY_ASR_MODEL": "faster-whisper-tiny.en",
+        "SPILLWAY_MODEL_DIR": str(model_dir),
+        "SPILLWAY_DEVICE": "cpu",
+        "SPILLWAY_FETCH_ALLOW": "127.0.0.1/32",  # where the tests' own servers are
+    }
     with LocalStack(Plan(tmp_path_factory.mktemp("stack"), settings, port=0)) as running:
         yield running
 
