@@ -10,6 +10,7 @@ from core.partial_file import PartialFile, StoredFile
 
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")  # our own names only: nothing that a client sends is a path
 PROBE_KEY = "probes/readiness"
+JOBS, UPLOADS = "jobs", "uploads"
 SPARE_BYTES = 64 * 1024**2  # room that whoever stores a recording leaves to everybody else
 
 
@@ -54,6 +55,11 @@ def checked(key: str) -> str:
     if not KEY.fullmatch(key):
         raise ValueError(f"not a key of the file store: {key!r}")
     return key
+
+
+def upload_key(upload_id: str) -> str:
+    """What a client brings by itself, by a signed address: nobody else can guess the name."""
+    return f"{UPLOADS}/{upload_id}"
 
 
 def input_key(job_id: str) -> str:

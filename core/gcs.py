@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from io import BytesIO
 from typing import IO, Any
 
 import google_crc32c
@@ -15,7 +16,7 @@ from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 from google.oauth2 import service_account
 
-from core.errors import ObjectRefused, SettingsError, StorageDenied, StorageUnavailable, TooLarge
+from core.errors import ObjectRefused, SettingsError, StorageDenied, StorageUnavailable
 from core.file_store import never
 from core.gcs_errors import FOREIGN, no_bucket, translated
 from core.gs_address import Place
@@ -28,6 +29,15 @@ class Patience:
     connect_s: float = 10.0
     silence_s: float = 30.0  # between two packets
     tries_s: float = 30.0  # for one request with all its repeats
+
+
+@dataclass(frozen=True)
+class Found:
+    """One version of an object."""
+
+    size_bytes: int
+    generation: str
+    crc32c: bytes
 
 
 class CloudStorage:
@@ -63,29 +73,33 @@ class CloudStorage:
             if isinstance(error, FileExistsError):
                 raise
             raise StorageUnavailable(f"Google Cloud Storage forgot the upload of {place} half-way") from error
-        if _digest(stored.crc32c) != _crc32c(content):
+        if _digest(stored.crc32c) != crc32c(content):
             self.delete(place)
             raise StorageUnavailable(f"{place} arrived damaged: its checksum is another")
 
-    def download(
-        self, place: Place, write: Callable[[bytes], object], *, max_bytes: int | None = None, check: Callable[[], None] = never
-    ) -> int:
-        """In pieces of one generation: how many bytes came. What `check` raises between two pieces ends it.
-
-        Raises `TooLarge` before the first byte, `ObjectRefused` when the object changes meanwhile.
-        """
-        blob = self._known(place)
-        if max_bytes is not None and blob.size > max_bytes:
-            raise TooLarge(f"{place} has {blob.size} bytes, more than the {max_bytes} that are taken here: give a compressed recording")
-        arrived = google_crc32c.Checksum()
-        for start in range(0, blob.size, PIECE_BYTES):
-            check()
-            piece = self._piece(place, blob.generation, start, min(start + PIECE_BYTES, blob.size))
+    def download(self, place: Place, write: Callable[[bytes], object], *, check: Callable[[], None] = never) -> None:
+        """In pieces of one generation, its checksum held. Raises `ObjectRefused` when the object changes meanwhile."""
+        found, arrived = self.look_up(place), google_crc32c.Checksum()
+        for piece in self.pieces(place, found, check=check):
             arrived.update(piece)
             write(piece)
-        if arrived.digest() != _digest(blob.crc32c):
+        if arrived.digest() != found.crc32c:
             raise StorageUnavailable(f"{place} arrived damaged: its checksum is another")
-        return int(blob.size)
+
+    def look_up(self, place: Place) -> Found:
+        """Raises `ObjectRefused` for an object that Google would unpack on the way."""
+        blob = self._blob(place)
+        with self._errors(place):
+            blob.reload(timeout=self._timeout, retry=self._retry)
+        if blob.content_encoding == "gzip":
+            raise ObjectRefused(f"{place} is stored with Content-Encoding gzip: store it as it is")
+        return Found(int(blob.size), str(blob.generation), _digest(blob.crc32c))
+
+    def pieces(self, place: Place, found: Found, *, start: int = 0, check: Callable[[], None] = never) -> Iterator[bytes]:
+        """From `start` on. What `check`, called with every few bytes, raises ends it. Raises `ObjectRefused` when the object changed."""
+        for begin in range(start, found.size_bytes, PIECE_BYTES):
+            check()
+            yield self._piece(place, found.generation, range(begin, min(begin + PIECE_BYTES, found.size_bytes)), check)
 
     def delete(self, place: Place) -> None:
         """No error where nothing is."""
@@ -138,41 +152,32 @@ class CloudStorage:
             credentials.refresh(Request())
         return {"service_account_email": credentials.service_account_email, "access_token": credentials.token}
 
-    def _piece(self, place: Place, generation: int, start: int, end: int) -> bytes:
+    def _piece(self, place: Place, generation: str, span: range, check: Callable[[], None]) -> bytes:
+        piece = _Checked(check)
         try:
             with self._errors(place):
-                return bytes(
-                    self._blob(place).download_as_bytes(
-                        start=start, end=end - 1, if_generation_match=generation, raw_download=True, checksum=None,
-                        timeout=self._timeout, retry=self._retry,
-                    )
+                self._blob(place, piece_bytes=None).download_to_file(
+                    piece, start=span.start, end=span.stop - 1, if_generation_match=int(generation), raw_download=True, checksum=None,
+                    timeout=self._timeout, retry=self._retry,
                 )  # fmt: skip
+                return piece.getvalue()
         except FileExistsError:
             raise ObjectRefused(f"{place} changed while it was being read: leave it alone until the job has ended") from None
 
-    def _known(self, place: Place) -> Any:
-        """The object's size, generation and checksum. Raises `ObjectRefused` for one that Google would unpack on the way."""
-        blob = self._blob(place)
-        with self._errors(place):
-            blob.reload(timeout=self._timeout, retry=self._retry)
-        if blob.content_encoding == "gzip":
-            raise ObjectRefused(f"{place} is stored with Content-Encoding gzip: store it as it is")
-        return blob
-
     def _holds(self, place: Place, content: IO[bytes]) -> bool:
         try:
-            blob = self._known(place)
+            found = self.look_up(place)
         except FileNotFoundError:
             return False
-        return bool(blob.size == _size(content) and _digest(blob.crc32c) == _crc32c(content))
+        return found.size_bytes == _size(content) and found.crc32c == crc32c(content)
 
     def _listed(self, folder: Place) -> list[Place]:
         with self._errors(folder):
             found = self._client().list_blobs(folder.bucket, prefix=f"{folder.name}/", timeout=self._timeout, retry=self._retry)
             return [Place(folder.bucket, blob.name) for blob in found]
 
-    def _blob(self, place: Place) -> Any:
-        return self._client().bucket(place.bucket).blob(place.name, chunk_size=PIECE_BYTES)
+    def _blob(self, place: Place, *, piece_bytes: int | None = PIECE_BYTES) -> Any:
+        return self._client().bucket(place.bucket).blob(place.name, chunk_size=piece_bytes)
 
     def _client(self) -> Client:
         with self._lock:
@@ -199,6 +204,16 @@ class CloudStorage:
         return True
 
 
+class _Checked(BytesIO):
+    def __init__(self, check: Callable[[], None]) -> None:
+        super().__init__()
+        self._check = check
+
+    def write(self, chunk: Any) -> int:
+        self._check()
+        return super().write(chunk)
+
+
 def _key(text: str) -> Any:
     try:
         return service_account.Credentials.from_service_account_info(json.loads(text))
@@ -210,10 +225,11 @@ def _size(content: IO[bytes]) -> int:
     return content.seek(0, 2)
 
 
-def _crc32c(content: IO[bytes]) -> bytes:
+def crc32c(content: IO[bytes], check: Callable[[], None] = never) -> bytes:
     content.seek(0)
     checksum = google_crc32c.Checksum()
     while piece := content.read(PIECE_BYTES):
+        check()
         checksum.update(piece)
     return bytes(checksum.digest())
 

@@ -6,24 +6,30 @@ from io import BytesIO
 
 from core.errors import BucketDenied, ObjectRefused
 from core.file_store import never
-from core.gcs import CloudStorage
+from core.gcs import CloudStorage, Found
 from core.gs_address import Place
 
 
-def fetch_object(
-    storage: CloudStorage, source: Place, write: Callable[[bytes], object], *, max_bytes: int, check: Callable[[], None] = never
-) -> int:
-    """Streams one generation of the object, its checksum held: how many bytes.
+def find_object(storage: CloudStorage, source: Place) -> Found:
+    """Raises `ObjectRefused`, and what `CloudStorage` raises for reasons of ours, as all here."""
+    with _callers(source):
+        return storage.look_up(source)
 
-    A break is repaired in place: the request is repeated from where it broke. Raises `ObjectRefused`, `TooLarge`, and what
-    `CloudStorage` raises for reasons of ours.
+
+def fetch_object(
+    storage: CloudStorage, source: Place, found: Found, write: Callable[[bytes], object], *, start: int, check: Callable[[], None] = never
+) -> None:
+    """The rest of one version, from `start` on; the checksum of the whole is the caller's to hold.
+
+    A break is repaired in place: the request is repeated from where it broke.
     """
     with _callers(source):
-        return storage.download(source, write, max_bytes=max_bytes, check=check)
+        for piece in storage.pieces(source, found, start=start, check=check):
+            write(piece)
 
 
 def deliver_object(storage: CloudStorage, target: Place, content: bytes, *, replaces: bool = False, content_type: str) -> None:
-    """May be repeated: the same content again is no error. Raises `ObjectRefused`, and what `CloudStorage` raises for reasons of ours."""
+    """May be repeated: the same content again is no error."""
     with _callers(target):
         storage.upload(target, BytesIO(content), replaces=replaces, content_type=content_type)
 

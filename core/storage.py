@@ -8,8 +8,13 @@ from core.local_file_store import LocalFileStore
 from core.settings import Settings
 
 
+def bucket_of(settings: Settings) -> Place | None:
+    """Where files are, when they are in a bucket."""
+    return None if settings.file_store is None else Place.parse(settings.file_store)
+
+
 def open_file_store(settings: Settings) -> FileStore:
     """Reaches no other machine. Raises `SettingsError`."""
-    if settings.file_store is None:
+    if (bucket := bucket_of(settings)) is None:
         return LocalFileStore(settings.file_store_dir)
-    return BucketFileStore(CloudStorage(settings.gcs_credentials), Place.parse(settings.file_store), settings.file_store_dir)
+    return BucketFileStore(CloudStorage(settings.gcs_credentials), bucket, settings.file_store_dir)

@@ -8,12 +8,14 @@ from uuid import uuid4
 from core import log, wakeups
 from core.errors import SettingsError
 from core.fetches import Fetches, FetchLease
+from core.gcs import CloudStorage
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings
-from core.storage import open_file_store
+from core.storage import bucket_of, open_file_store
 from dispatcher.fetching import Fetcher, Limits, Stores
+from dispatcher.gs_fetch import GsFetch
 from dispatcher.guard import Guard
 from dispatcher.health import went_round
 from dispatcher.http_fetch import HttpFetch
@@ -57,7 +59,7 @@ def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: st
     return Fetcher(
         Stores(Fetches(redis, store), store, open_file_store(settings)),
         Ffmpeg(settings.ffmpeg),
-        {"https": http, "http": http},
+        {"https": http, "http": http, "gs": GsFetch(CloudStorage(settings.gcs_credentials), bucket_of(settings))},
         lease,
         limits=Limits(settings.fetches_max, settings.max_upload_bytes, settings.max_duration_s, settings.heartbeat_s),
     )

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,11 +22,10 @@ from core.errors import (
     SpillwayError,
     StorageDenied,
     StorageUnavailable,
-    TooLarge,
 )
 from core.gcs import PIECE_BYTES, CloudStorage, Patience
 from core.gs_address import Place
-from core.gs_transfers import deliver_object, fetch_object
+from core.gs_transfers import deliver_object, fetch_object, find_object
 from core.settings import Settings
 from tests.conftest import free_port, wait_for
 from tests.gcs_server import CloudServer, Fault, Reply
@@ -330,9 +328,9 @@ def storage(connect_storage: Connect) -> CloudStorage:
     return connect_storage(patience=SHORT)
 
 
-def fetched(storage: CloudStorage, source: Place, **options: Any) -> bytes:
+def fetched(storage: CloudStorage, source: Place, *, start: int = 0) -> bytes:
     content = BytesIO()
-    assert fetch_object(storage, source, content.write, **{"max_bytes": 10**9, **options}) == content.tell()
+    fetch_object(storage, source, find_object(storage, source), content.write, start=start)
     return content.getvalue()
 
 
@@ -356,11 +354,10 @@ def test_an_object_that_changes_while_it_is_read_is_an_error(storage: CloudStora
         fetched(storage, Place(bucket, "talk.flac"))
 
 
-def test_an_object_that_is_too_large_is_refused_before_its_first_byte(storage: CloudStorage, cloud: CloudServer, bucket: str) -> None:
-    cloud.put(bucket, "talk.flac", b"12345")
-    with pytest.raises(TooLarge, match="has 5 bytes, more than the 4"):
-        fetched(storage, Place(bucket, "talk.flac"), max_bytes=4)
-    assert cloud.seen("/download/") == 0
+@pytest.mark.parametrize("start", [1, PIECE_BYTES, len(LARGE) - 1, len(LARGE)])
+def test_what_is_here_already_is_not_fetched_again(storage: CloudStorage, cloud: CloudServer, bucket: str, start: int) -> None:
+    cloud.put(bucket, "talk.flac", LARGE)
+    assert fetched(storage, Place(bucket, "talk.flac"), start=start) == LARGE[start:]
 
 
 def test_an_object_that_google_would_unpack_on_the_way_is_refused(storage: CloudStorage, cloud: CloudServer, bucket: str) -> None:

@@ -15,8 +15,12 @@ from uuid import uuid4
 
 import pytest
 
+from core.bucket_file_store import BucketFileStore
 from core.errors import StoreUnavailable
 from core.fetches import Fetches, FetchLease
+from core.file_store import FileStore
+from core.gcs import CloudStorage, Patience
+from core.gs_address import Place
 from core.job import Job, JobOptions, JobState, NewJob, Stage
 from core.job_store import JobStore, Runner
 from core.local_file_store import LocalFileStore
@@ -28,6 +32,7 @@ from dispatcher.http_fetch import HttpFetch
 from dispatcher.landing import Fetch, Landing
 from tests.conftest import ROOT, RedisServer, wait_for
 from tests.dispatcher.source_server import SourceServer, Visit, file
+from tests.gcs_server import CloudServer, Fault, Reply
 
 
 def wav(seconds: float) -> bytes:
@@ -44,10 +49,10 @@ TALK = wav(20)  # 640 kB
 class Box:
     """A dispatcher's fetcher with all that it works with, stepped by the test."""
 
-    def __init__(self, redis_url: str, folder: Path, ffmpeg: str) -> None:
+    def __init__(self, redis_url: str, folder: Path, ffmpeg: str, files: FileStore | None = None) -> None:
         self.redis = connect(redis_url, retries=0)
         self.jobs, self.folder = JobStore(self.redis), folder
-        self.fetches, self.files = Fetches(self.redis, self.jobs), LocalFileStore(folder)
+        self.fetches, self.files = Fetches(self.redis, self.jobs), files or LocalFileStore(folder)
         self._ffmpeg, self.made = Ffmpeg(ffmpeg), list[Fetcher]()
         http = HttpFetch(Guard(("127.0.0.1/32",)), max_bytes=10**6)
         self.schemes: dict[str, Fetch] = {"http": http, "https": http}
@@ -296,6 +301,49 @@ def test_a_full_disk_is_waited_for(box: Box, server: SourceServer, monkeypatch: 
     job = box.settled(box.fetcher(), box.submit(server.url()))
     assert (job.state, job.fetch_failures) == (JobState.QUEUED, 0)
     assert box.left() == [job.input_key]
+
+
+@pytest.fixture
+def bucket_box(redis_url: str, tmp_path: Path, ffmpeg: str, bucket: str, connect_storage: Callable[..., CloudStorage]) -> Iterator[Box]:
+    """Files go to a bucket."""
+    patience = Patience(connect_s=0.5, silence_s=0.5, tries_s=0.5)
+    made = Box(redis_url, tmp_path, ffmpeg, BucketFileStore(connect_storage(patience=patience), Place(bucket, "spillway"), tmp_path))
+    yield made
+    made.close()
+
+
+def test_a_source_goes_to_the_bucket_and_nothing_of_it_stays_here(
+    bucket_box: Box, cloud: CloudServer, bucket: str, server: SourceServer
+) -> None:
+    job = bucket_box.settled(bucket_box.fetcher(), bucket_box.submit(server.url()))
+    assert (job.state, job.duration_s) == (JobState.QUEUED, 20.0)
+    assert cloud.content(bucket, f"spillway/{job.input_key}") == TALK
+    assert (cloud.seen("/download/"), bucket_box.left()) == (0, [])
+
+
+def test_what_is_no_recording_never_travels(bucket_box: Box, cloud: CloudServer, server: SourceServer) -> None:
+    server.answers["/talk.wav"] = lambda visit: visit.say(200, b"<html>Please sign in</html>" * 50)
+    assert bucket_box.settled(bucket_box.fetcher(), bucket_box.submit(server.url())).state == JobState.FAILED
+    assert (cloud.seen("POST"), bucket_box.left()) == (0, [])
+
+
+def test_a_bucket_that_is_away_is_waited_for_and_costs_no_second_download(
+    bucket_box: Box, cloud: CloudServer, server: SourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.fetching.STORE_PAUSE_S", 0.05)
+    cloud.faults = [Fault("POST /upload", 2, Reply(403, {}, b"no"))]
+    job = bucket_box.settled(bucket_box.fetcher(), bucket_box.submit(server.url()))
+    assert (job.state, job.fetch_failures, len(server.asked)) == (JobState.QUEUED, 0, 1)
+    assert (cloud.faults[0].times, bucket_box.left()) == (0, [])
+
+
+def test_a_fetch_that_waits_for_the_bucket_hears_of_a_cancel(bucket_box: Box, cloud: CloudServer, server: SourceServer) -> None:
+    cloud.faults = [Fault("POST /upload", 99, Reply(403, {}, b"no"))]
+    fetcher, job_id = bucket_box.fetcher(), bucket_box.submit(server.url())
+    bucket_box.stepped(fetcher, lambda: cloud.seen("POST /upload"), "the first try")
+    bucket_box.jobs.cancel(job_id)
+    bucket_box.stepped(fetcher, lambda: not fetcher._flights, "the thread to end")
+    assert bucket_box.left() == []
 
 
 def test_whatever_breaks_the_job_gets_an_answer(box: Box) -> None:

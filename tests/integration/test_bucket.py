@@ -1,6 +1,7 @@
-"""A whole job whose files are in a bucket: the recording goes there, a worker fetches it from there, the transcript is read from there."""
+"""Whole jobs whose files are in a bucket: the recording goes there, a worker fetches it from there, the transcript is read from there."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,27 @@ from tools.local_stack import LocalStack, Plan
 pytestmark = pytest.mark.models
 
 
-def test_a_job_whose_files_are_in_a_bucket(cloud: CloudServer, bucket: str, tmp_path: Path, model_dir: Path) -> None:
+@pytest.fixture
+def client(cloud: CloudServer, bucket: str, tmp_path: Path, model_dir: Path) -> Iterator[SpillwayClient]:  # noqa: ARG001 - the client of Google asks the environment
     settings = {
         "SPILLWAY_ASR_MODEL": "faster-whisper-tiny.en",
         "SPILLWAY_MODEL_DIR": str(model_dir),
         "SPILLWAY_FILE_STORE": f"gs://{bucket}/spillway",
     }
-    with LocalStack(Plan(tmp_path, settings, port=0)) as stack, SpillwayClient(stack.url) as client:
-        job = client.wait(client.submit(SAMPLE, clip_end=8.0).id)
+    with LocalStack(Plan(tmp_path, settings, port=0)) as stack, SpillwayClient(stack.url) as opened:
+        yield opened
+
+
+def test_files_and_sources_in_a_bucket(client: SpillwayClient, cloud: CloudServer, bucket: str, tmp_path: Path) -> None:
+    cloud.put(bucket, "talks/service desk.flac", SAMPLE.read_bytes())
+    sent = client.submit(SAMPLE, clip_end=8.0)
+    named = client.submit(source=f"gs://{bucket}/talks/service desk.flac", clip_end=8.0)
+    assert (named.stage, named.filename) == ("fetching", "service desk.flac")
+    for job, recording in ((client.wait(sent.id), "input"), (client.wait(named.id), "fetches/1/input")):
         assert job.state == "succeeded", job.error
-        of_the_job = [name for name in cloud.names(bucket) if job.id in name]
-        assert of_the_job[0] == f"spillway/jobs/{job.id}/attempts/1/transcript.json"
-        assert cloud.content(bucket, f"spillway/jobs/{job.id}/input") == SAMPLE.read_bytes()
         assert json.loads(client.transcript(job.id))["segments"]
-        assert list((tmp_path / "files").glob("partial/*")) == []
+        assert cloud.content(bucket, f"spillway/jobs/{job.id}/{recording}") == SAMPLE.read_bytes()
+        assert f"spillway/jobs/{job.id}/attempts/1/transcript.json" in cloud.names(bucket)
         client.delete(job.id)
-        assert [name for name in cloud.names(bucket) if job.id in name] == []
+    assert cloud.names(bucket) == ["talks/service desk.flac"]
+    assert list((tmp_path / "files").glob("partial/*")) == []
