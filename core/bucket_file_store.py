@@ -20,6 +20,7 @@ from core.partial_file import FOLDER, PartialFile, StoredFile, full_disk_said, p
 log = logger("core.bucket_file_store")
 GOOD_FOR_S = 60.0  # a bucket that could be written is asked again after this long, if anybody wants to know, …
 BAD_FOR_S = 5.0  # … and one that could not be, sooner
+CONTENT_TYPE = "application/octet-stream"
 UPLOAD_HEADERS = {"x-goog-resumable": "start", "x-goog-if-generation-match": "0"}  # signed: they must be sent as they are
 
 
@@ -75,12 +76,13 @@ class BucketFileStore:
             return "the folder for uploads under way cannot be written"
         return self._verdict.latest()
 
-    def signed_upload(self, key: str, *, expires_s: float, content_type: str = "application/octet-stream") -> str:
-        """Where a client begins a resumable upload by itself: a POST with `UPLOAD_HEADERS`, whose answer's Location takes the bytes.
+    def signed_upload(self, key: str, *, expires_s: float) -> str:
+        """Where a client begins a resumable upload by itself: a POST with `UPLOAD_HEADERS` and `CONTENT_TYPE`, whose answer's
+        Location takes the bytes.
 
         It replaces nothing. Raises `StorageDenied` for credentials that cannot sign.
         """
-        headers = {**UPLOAD_HEADERS, "content-type": content_type}
+        headers = {**UPLOAD_HEADERS, "content-type": CONTENT_TYPE}
         return self._storage.signed_url(self.place(key), "POST", expires_s=expires_s, headers=headers)
 
     def signed_download(self, key: str, *, expires_s: float) -> str:

@@ -3,7 +3,8 @@
 SpillwayError
 ├── CallerError                the caller's: never retried, the message is shown and says what to do
 │   ├── InvalidRequest         400, 422
-│   │   └── UnknownOption
+│   │   ├── UnknownOption
+│   │   └── Unsupported        422: not by this installation, as it is set up
 │   ├── InvalidMedia           415, 422: no audio in it, or not decodable
 │   ├── ObjectRefused          422: a gs:// object that the caller named cannot be read or written
 │   ├── TooLarge               413
@@ -57,6 +58,12 @@ class UnknownOption(InvalidRequest):
     """A field that the API does not know: refused by name, so that a typing error is not a silent default."""
 
     code = "unknown_option"
+
+
+class Unsupported(InvalidRequest):
+    """This installation, as its operator set it up, does not do that; the message says what to do instead."""
+
+    code = "unsupported"
 
 
 class InvalidMedia(CallerError):

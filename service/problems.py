@@ -15,6 +15,7 @@ MEDIA_TYPE = "application/problem+json"
 STATUSES: dict[type[errors.SpillwayError], int] = {
     errors.InvalidRequest: 422,
     errors.UnknownOption: 422,
+    errors.Unsupported: 422,
     errors.InvalidMedia: 422,
     errors.ObjectRefused: 422,
     errors.TooLarge: 413,

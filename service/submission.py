@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from flask import Request, g
 
-from core.errors import InvalidRequest, QueueFull, StorageUnavailable, StoreUnavailable
+from core.errors import InvalidRequest, QueueFull, StoreUnavailable
 from core.file_store import input_key
 from core.job import Job, JobOptions, NewJob, check_duration
 from core.log import logger
@@ -13,6 +13,7 @@ from core.partial_file import PartialFile
 from core.urls import last_segment
 from service.access import caller
 from service.collaborators import Collaborators
+from service.deletion import forget_files
 from service.source_requests import MEDIA_TYPE, checked_source, fields_of
 from service.uploads import Upload, receive
 from service.validation import checked_options, options_of
@@ -28,7 +29,7 @@ def accept(request: Request, given: Collaborators) -> tuple[Job, bool]:
     with ExitStack() as refused:
         new_job = _new_job(request, given, job_id)
         if new_job.source is None:
-            refused.callback(_forget_files, given, job_id)
+            refused.callback(forget_files, given, job_id)
         job = _recorded(given, new_job, idempotency_key, refused)
         if job.id == job_id:
             refused.pop_all()
@@ -86,14 +87,6 @@ def _from_upload(upload: Upload, file: PartialFile, given: Collaborators, job_id
         input_sha256=stored.sha256,
         options=options,
     )
-
-
-def _forget_files(given: Collaborators, job_id: str) -> None:
-    """A file that stays behind must not hide why the job was refused."""
-    try:
-        given.files.delete_job(job_id)
-    except StorageUnavailable as error:
-        logger("service").warning("files_not_deleted", job_id=job_id, reason=str(error))
 
 
 def _recorded(given: Collaborators, new_job: NewJob, idempotency_key: str, refused: ExitStack) -> Job:

