@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import httpx
 import pytest
 
 from core.bucket_file_store import BucketFileStore
+from core.file_store import product_key
 from core.gcs import CloudStorage, Patience
 from core.gs_address import Place
+from core.job_store import JobStore
+from service.collaborators import Collaborators
+from service.deletion import delete
 from tests.gcs_server import CloudServer, Fault, Reply
 from tests.service.box import TRANSCRIPT, Box, commit, wav
 from tests.service.test_sources import send
@@ -75,6 +80,13 @@ def test_an_upload_that_cannot_be_is_refused(signing_box: Box, body: dict[str, i
     assert (response.status_code, response.get_json()["code"]) == (status, code)
 
 
+@pytest.mark.parametrize("body", [b"", b"[]", b"{"])
+def test_a_body_that_is_no_object_is_refused_with_what_to_send(signing_box: Box, body: bytes) -> None:
+    response = signing_box.http.post("/v1/uploads", data=body, content_type="application/json")
+    assert (response.status_code, response.get_json()["code"]) == (422, "invalid_request")
+    assert "send a JSON object such as {}" in response.get_json()["detail"]
+
+
 def test_an_upload_goes_with_its_job(signing_box: Box, cloud: CloudServer, bucket: str) -> None:
     job_id = send(signing_box, {"source": uploaded(signing_box)}).get_json()["id"]
     assert signing_box.http.delete(f"/v1/jobs/{job_id}").status_code == 204
@@ -117,6 +129,25 @@ def test_without_a_bucket_nothing_is_signed_and_the_other_way_is_said(box: Box) 
 def test_credentials_that_cannot_sign_are_the_operators_to_mend(unsigned_box: Box) -> None:
     response = unsigned_box.http.post("/v1/uploads", json={})
     assert (response.status_code, response.get_json()["code"]) == (503, "storage_denied")
+
+
+class BusyRunner(JobStore):
+    """Stores a product between the files' end and the record's."""
+
+    def __init__(self, box: Box) -> None:
+        super().__init__(box.redis)
+        self._files = box.files
+
+    def delete(self, job_id: str) -> None:
+        self._files.write(product_key(job_id, 1, "asr"), b"{}")
+        super().delete(job_id)
+
+
+def test_what_a_runner_stores_while_its_job_is_deleted_goes_too(signing_box: Box, cloud: CloudServer, bucket: str) -> None:
+    signing_box.submitted()
+    collaborators: Collaborators = signing_box.http.application.extensions["spillway"]
+    delete(signing_box.claim(), replace(collaborators, jobs=BusyRunner(signing_box)))
+    assert cloud.names(bucket) == []
 
 
 @pytest.mark.parametrize("status", [503, 403])
