@@ -48,12 +48,27 @@ class SpillwayClient:
     def close(self) -> None:
         self._http.close()
 
-    def submit(self, path: Path, *, idempotency_key: str = "", on_upload: UploadProgress | None = None, **options: Any) -> Job:
-        """Sends a recording, streaming it from the disk; options are the service's own. Tries again while the service is busy."""
+    def submit(
+        self,
+        path: Path | None = None,
+        *,
+        source: str = "",
+        idempotency_key: str = "",
+        on_upload: UploadProgress | None = None,
+        **options: Any,
+    ) -> Job:
+        """Sends a recording, streaming it from the disk, or the URL of one, which the service fetches.
+
+        Options are the service's own. Tries again while the service is busy.
+        """
+        if (path is None) == (not source):
+            raise ValueError("give either a path or a source")
         key = idempotency_key or uuid4().hex  # a refusal may hide that the job was taken: then the next try finds it
         for tries_left in reversed(range(BUSY_TRIES)):
             try:
-                return self._submit_once(path, key, on_upload, _form(options))
+                if path is None:
+                    return self._submit_source({"source": source, **options}, key)
+                return self._submit_file(path, key, on_upload, _form(options))
             except ServiceBusy as busy:
                 if not tries_left:
                     raise
@@ -99,7 +114,10 @@ class SpillwayClient:
     def queue(self) -> Queue:
         return Queue.read(self._json("GET", "/v1/queue"))
 
-    def _submit_once(self, path: Path, idempotency_key: str, on_upload: UploadProgress | None, form: dict[str, str]) -> Job:
+    def _submit_source(self, document: dict[str, Any], idempotency_key: str) -> Job:
+        return Job.read(self._json("POST", "/v1/jobs", json=document, headers={"Idempotency-Key": idempotency_key}))
+
+    def _submit_file(self, path: Path, idempotency_key: str, on_upload: UploadProgress | None, form: dict[str, str]) -> Job:
         headers = {"Idempotency-Key": idempotency_key}
         # The answer comes after the service has read the whole recording through, which takes longer than any other call.
         timeout = httpx.Timeout(self._timeout_s, read=600)

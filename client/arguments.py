@@ -49,9 +49,13 @@ def parser() -> ArgumentParser:
 
 
 def _add_recording(command: ArgumentParser) -> None:
-    command.add_argument("file", type=Path, help="the recording")
+    command.add_argument("recording", type=_recording, help="the recording: a file, or a URL that the service fetches")
     for name, settings in OPTIONS.items():
         command.add_argument(f"--{name.replace('_', '-')}", dest=name, default=None, **settings)
+
+
+def _recording(given: str) -> Path | str:
+    return given if "://" in given else Path(given)
 
 
 def _add_output(command: ArgumentParser) -> None:

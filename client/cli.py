@@ -12,7 +12,7 @@ from rich.console import Console
 
 from client.api import DEFAULT_URL, SpillwayClient
 from client.arguments import FORMATS, OPTIONS, parser
-from client.display import live_progress, show_job, show_jobs, show_queue, show_transcript
+from client.display import LiveProgress, live_progress, show_job, show_jobs, show_queue, show_transcript
 from client.errors import ServiceRefused, SpillwayError
 from client.models import Job
 
@@ -43,7 +43,7 @@ def transcribe(client: SpillwayClient, asked: Namespace) -> int:
     job: Job | None = None
     try:
         with live_progress(err) as progress:
-            job = client.submit(asked.file, on_upload=progress.upload, **_options(asked))
+            job = _submit(client, asked, progress)
             job = client.wait(job.id, progress.job)
     except KeyboardInterrupt:
         return _cancelled(client, job)
@@ -58,7 +58,7 @@ def transcribe(client: SpillwayClient, asked: Namespace) -> int:
 
 def submit(client: SpillwayClient, asked: Namespace) -> int:
     with live_progress(err) as progress:
-        job = client.submit(asked.file, on_upload=progress.upload, **_options(asked))
+        job = _submit(client, asked, progress)
     _write(job.id + "\n")
     return 0
 
@@ -101,6 +101,20 @@ COMMANDS: dict[str, Callable[[SpillwayClient, Namespace], int]] = {
     "transcribe": transcribe, "submit": submit, "status": status, "jobs": jobs,
     "get": get, "cancel": cancel, "delete": delete, "queue": queue,
 }  # fmt: skip
+
+
+def _submit(client: SpillwayClient, asked: Namespace, progress: LiveProgress) -> Job:
+    if isinstance(asked.recording, Path):
+        return client.submit(asked.recording, on_upload=progress.upload, **_options(asked))
+    return client.submit(source=asked.recording, **_options(asked) | _metadata(asked))
+
+
+def _metadata(asked: Namespace) -> dict[str, Any]:
+    """As JSON, which is what goes with a source; text that is none is the service's to refuse."""
+    try:
+        return {"metadata": json.loads(asked.metadata)} if asked.metadata is not None else {}
+    except ValueError:
+        return {}
 
 
 def _options(asked: Namespace) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class ProgressOf:
 def progress_of(job: Job) -> ProgressOf:
     """What a job is at, in words and as a fraction."""
     if job.state == "queued":
+        if job.stage:
+            return ProgressOf(STAGES.get(job.stage, job.stage), 0.0)
         return ProgressOf(_waiting(job), 0.0)
     if job.state == "running":
         return ProgressOf(STAGES.get(job.stage or "", job.stage or "starting"), job.progress)
@@ -95,8 +97,8 @@ def show_job(console: Console, job: Job) -> None:
     table = Table.grid(padding=(0, 2))
     at = progress_of(job)
     rows = {
-        "id": job.id, "file": job.filename, "state": job.state, "at": f"{at.text} ({at.fraction:.0%})",
-        "audio": clock(job.duration_s), "starts about": job.estimated_start, "created": job.created_at,
+        "id": job.id, "file": job.filename, "from": job.source, "state": job.state, "at": f"{at.text} ({at.fraction:.0%})",
+        "audio": _length(job), "starts about": job.estimated_start, "created": job.created_at,
         "started": job.started_at, "finished": job.finished_at, "runners lost": job.losses or None,
         "error": job.error and f"{job.error.code}: {job.error.message}",
     }  # fmt: skip
@@ -108,7 +110,7 @@ def show_job(console: Console, job: Job) -> None:
 
 def show_jobs(console: Console, jobs: tuple[Job, ...]) -> None:
     """A table for a terminal; for a pipe a line per job, its fields parted by tabs."""
-    rows = [(job.id, job.state, f"{progress_of(job).fraction:.0%}", clock(job.duration_s), job.created_at, job.filename) for job in jobs]
+    rows = [(job.id, job.state, f"{progress_of(job).fraction:.0%}", _length(job), job.created_at, job.filename) for job in jobs]
     if not console.is_terminal:
         console.file.writelines("\t".join(row) + "\n" for row in rows)
         return
@@ -121,7 +123,9 @@ def show_jobs(console: Console, jobs: tuple[Job, ...]) -> None:
 def show_queue(console: Console, queue: Queue) -> None:
     wait = "unknown" if queue.estimated_wait_s is None else clock(queue.estimated_wait_s)
     speed = "not measured yet" if queue.real_time_factor is None else f"{queue.real_time_factor:.1f} x real time"
-    console.print(f"waiting: {queue.queued_jobs} ({clock(queue.queued_audio_s)} of audio), running: {queue.running_jobs}", highlight=False)
+    waiting = f"waiting: {queue.queued_jobs} ({clock(queue.queued_audio_s)} of audio)"
+    fetching = f", being fetched: {queue.fetching_jobs}" if queue.fetching_jobs else ""
+    console.print(f"{waiting}{fetching}, running: {queue.running_jobs}", highlight=False)
     console.print(f"speed: {speed}; a job sent now waits: {wait}", highlight=False)
     table = Table("worker", "fit", "device", "model", "jobs", box=None)
     for worker in queue.workers:
@@ -134,6 +138,10 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _length(job: Job) -> str:
+    return "unknown" if job.duration_s is None else clock(job.duration_s)
 
 
 def _paragraph(speaker: str | None, segments: list[Mapping[str, Any]], style: str) -> Text:

@@ -37,7 +37,8 @@ class Job:
     created_at: str
     started_at: str | None
     finished_at: str | None
-    duration_s: float
+    duration_s: float | None  # None until its source was fetched
+    source: str | None
     filename: str
     options: dict[str, Any]
     metadata: dict[str, Any]
@@ -78,6 +79,7 @@ class Worker:
 class Queue:
     queued_jobs: int
     queued_audio_s: float
+    fetching_jobs: int  # whose source is still to be fetched
     running_jobs: int
     running_audio_s: float
     real_time_factor: float | None

@@ -3,9 +3,14 @@
 SpillwayError
 ├── CallerError                the caller's: never retried, the message is shown and says what to do
 │   ├── InvalidRequest         400, 422
-│   │   └── UnknownOption
+│   │   ├── UnknownOption
+│   │   └── Unsupported        422: not by this installation, as it is set up
 │   ├── InvalidMedia           415, 422: no audio in it, or not decodable
+│   ├── ObjectRefused          422: a gs:// object that the caller named cannot be read or written
 │   ├── TooLarge               413
+│   │   └── SourceTooLarge     a source of more bytes than are taken
+│   ├── SourceRefused          a source at an address that must not be reached
+│   ├── SourceUnreachable      a source that its server does not give
 │   ├── Unauthorized           401: no API key, or none that is good
 │   ├── Forbidden              403: the key's scope is not enough
 │   ├── JobNotFound            404
@@ -22,6 +27,9 @@ SpillwayError
 └── OurError                   ours: retried, generic outside, detailed in the log
     ├── StoreUnavailable       503: Redis is away
     ├── DiskFull               507
+    ├── StorageUnavailable     503: the bucket does not answer, or has had enough for the moment
+    │   └── StorageDenied      no, wrong or expired credentials
+    │       └── BucketDenied   the bucket is not there, or not ours to use
     ├── OutOfMemory            the device's memory does not hold one window
     └── EngineFailed           a stage of the engine broke
 LeaseLost                      not an error to show: another runner owns the job
@@ -55,16 +63,46 @@ class UnknownOption(InvalidRequest):
     code = "unknown_option"
 
 
+class Unsupported(InvalidRequest):
+    """This installation, as its operator set it up, does not do that; the message says what to do instead."""
+
+    code = "unsupported"
+
+
 class InvalidMedia(CallerError):
     """The upload holds no audio that can be decoded."""
 
     code = "invalid_media"
 
 
+class ObjectRefused(CallerError):
+    """A `gs://` object that the caller named is not there, is not ours to read or write, or changed meanwhile; the message says which."""
+
+    code = "object_refused"
+
+
 class TooLarge(CallerError):
     """More bytes or a longer recording than this installation takes."""
 
     code = "too_large"
+
+
+class SourceTooLarge(TooLarge):
+    """What the source sends is more than this installation takes."""
+
+    code = "source_too_large"
+
+
+class SourceRefused(CallerError):
+    """An address, port or scheme that nothing of a client's may be fetched from or sent to."""
+
+    code = "source_refused"
+
+
+class SourceUnreachable(CallerError):
+    """The source's server cannot be found, refuses, or breaks off again and again."""
+
+    code = "source_unreachable"
 
 
 class Unauthorized(CallerError):
@@ -166,6 +204,26 @@ class DiskFull(OurError):
     """The file store has no room."""
 
     code = "disk_full"
+
+
+class StorageUnavailable(OurError):
+    """Google Cloud Storage does not answer, or asks to be left alone for a while."""
+
+    code = "storage_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StorageDenied(StorageUnavailable):
+    """Google Cloud Storage does not take our credentials, or there are none: the operator mends it, meanwhile jobs wait."""
+
+    code = "storage_denied"
+
+
+class BucketDenied(StorageDenied):
+    """The bucket is not there, or our account may not do that in it; the message names account, permission and role."""
 
 
 class OutOfMemory(OurError):

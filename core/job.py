@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from core.errors import InvalidMedia, InvalidRequest, TooLarge
 from core.languages import code_of, is_language
 from core.transcript import Notice
 
@@ -109,17 +110,21 @@ class JobFailure(BaseModel):
 
 
 class NewJob(BaseModel):
-    """What submit writes once and nobody changes; the rest of the record is the store's to set."""
+    """What submit writes once and nobody changes; the rest of the record is the store's to set.
+
+    With a `source` its recording is not there yet: the fetch adds it, once, as `Fetched`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     key_id: str = ANONYMOUS
-    duration_s: float
+    source: str | None = None
     filename: str
-    input_key: str
-    input_bytes: int
-    input_sha256: str
+    duration_s: float = 0.0
+    input_key: str = ""  # empty until the source was fetched
+    input_bytes: int = 0
+    input_sha256: str = ""
     options: JobOptions
     deliveries: tuple[dict[str, JsonValue], ...] = ()  # what its end puts into the outbox
 
@@ -131,8 +136,19 @@ class NewJob(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for the same bytes and options: what an Idempotency-Key is held to."""
-        return f"{self.input_sha256}:{self.options.model_dump_json()}"
+        """Equal for the same bytes, or the same source, and options: what an Idempotency-Key is held to."""
+        return f"{self.source or self.input_sha256}:{self.options.model_dump_json()}"
+
+
+class Fetched(BaseModel):
+    """What the fetch of a source adds to the record, once."""
+
+    model_config = ConfigDict(frozen=True)
+
+    duration_s: float
+    input_key: str
+    input_bytes: int
+    input_sha256: str
 
 
 class Job(NewJob):
@@ -143,6 +159,8 @@ class Job(NewJob):
     progress: float = 0.0  # 0 to 1
     attempt: int = 0  # the fencing token: raised by every claim, never reused
     losses: int = 0  # runners that died with it
+    fetch: int = 0  # the fencing token of its fetch
+    fetch_failures: int = 0
     owner: str = ""  # slot/boot id of the runner that holds it
     cancel_requested: bool = False
     seq: int  # its place in the queue, kept over hand-backs
@@ -154,3 +172,13 @@ class Job(NewJob):
     result_key: str | None = None
     warnings: tuple[Notice, ...] = ()
     error: JobFailure | None = None
+
+
+def check_duration(duration_s: float, options: JobOptions, max_duration_s: float) -> None:
+    """Raises `InvalidMedia`, `TooLarge`, `InvalidRequest` for a recording that cannot be taken."""
+    if duration_s <= 0:
+        raise InvalidMedia("the recording is empty: it has no audio in it")
+    if duration_s > max_duration_s:
+        raise TooLarge(f"the recording lasts {duration_s:.0f} s, longer than the {max_duration_s:.0f} s taken here: send it in parts")
+    if options.clip_start is not None and options.clip_start >= duration_s:
+        raise InvalidRequest(f"clip_start: lies behind the end of the recording, which lasts {duration_s:.1f} s", field="clip_start")

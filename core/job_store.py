@@ -50,6 +50,7 @@ class Beat:
 class Backlog:
     queued_jobs: int
     queued_audio_s: float
+    fetching_jobs: int  # not among the queued: their recordings are not there yet
     running_jobs: int
     running_audio_s: float
     real_time_factor: float | None  # audio seconds per second, of recent jobs; None before the first
@@ -120,7 +121,7 @@ class JobStore:
         """The job, and whether it is new. Raises `IdempotencyConflict`, `QueueFull`, `TooManyJobs`; 0 of a key is no limit."""
         outcome, detail = self._steps.run(
             "submit", job.id, job.model_dump_json(), job.key_id, job.options.priority, _ms(job.work_s),
-            idempotency_key, job.fingerprint, idempotency_ttl_s * 1000, max_queued, max_of_key,
+            idempotency_key, job.fingerprint, idempotency_ttl_s * 1000, max_queued, max_of_key, int(job.source is not None),
         )  # fmt: skip
         if outcome == "conflict":
             raise IdempotencyConflict(f"this Idempotency-Key was used for job {detail} with another file or other options: use a new key")
@@ -278,12 +279,13 @@ class JobStore:
             pipe = self._redis.pipeline(transaction=False)
             for priority in Priority:
                 pipe.zcard(self._key("pending", priority))
-            pipe.zcard(self._key("leases")).hgetall(self._key("totals")).hgetall(self._key("speed"))
-            *queued, running, totals, speed = pipe.execute()
+            pipe.zcard(self._key("fetching")).zcard(self._key("leases")).hgetall(self._key("totals")).hgetall(self._key("speed"))
+            *queued, fetching, running, totals, speed = pipe.execute()
         audio_s, run_s = _seconds(speed.get("audio_ms")), _seconds(speed.get("run_ms"))
         return Backlog(
             queued_jobs=sum(queued),
             queued_audio_s=sum(_seconds(totals.get(f"pending_ms:{priority}")) for priority in Priority),
+            fetching_jobs=fetching,
             running_jobs=running,
             running_audio_s=_seconds(totals.get("running_ms")),
             real_time_factor=audio_s / run_s if run_s else None,
@@ -354,12 +356,14 @@ class JobStore:
 
 def _job(fields: dict[str, str]) -> Job:
     return Job(
-        **json.loads(fields["fixed"]),
+        **(json.loads(fields["fixed"]) | json.loads(fields.get("fetched", "{}"))),
         state=JobState(fields["state"]),
         stage=Stage(fields["stage"]) if "stage" in fields else None,
         progress=float(fields["progress"]),
         attempt=int(fields["attempt"]),
         losses=int(fields["losses"]),
+        fetch=int(fields.get("fetch", 0)),
+        fetch_failures=int(fields.get("fetch_failures", 0)),
         owner=fields.get("owner", ""),
         cancel_requested="cancel_requested" in fields,
         seq=int(fields["seq"]),

@@ -13,7 +13,10 @@ from redis.retry import Retry
 from core.errors import StoreUnavailable
 
 NAMESPACE = "spillway"
-STEPS = ("submit", "claim", "beat", "keep", "finish", "cancel", "release", "retry", "reclaim_expired", "reclaim_slot", "delete")
+STEPS = (
+    "submit", "claim", "beat", "keep", "finish", "cancel", "release", "retry", "reclaim_expired", "reclaim_slot", "delete",
+    "claim_fetch", "beat_fetches", "fetched", "retry_fetch", "release_fetch",
+)  # fmt: skip
 COUNTS = ("count_worker", "unfinished", "spend")  # steps that change no job
 RedisClient = Any  # redis-py types every reply as a union with bytes; with decode_responses on it is str
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)

@@ -1,16 +1,21 @@
 """Every setting, read once from `SPILLWAY_*` variables into one frozen object that each process passes down."""
 
+import json
 import os
+import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
+from core.gs_address import ADDRESS
 
 PREFIX = "SPILLWAY_"
 FILE_SUFFIX = "_FILE"  # SPILLWAY_X_FILE names the file that holds x: how containers are handed secrets
+HOST_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 MOST_PER_MINUTE = 60_000  # their distance is kept in milliseconds
 MOST_PER_KEY = 1_000_000
 NOT_OURS = (
@@ -26,7 +31,16 @@ class Settings(BaseModel):
 
     # Where things are
     redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False, description="Redis: job records, the queue, wake-ups.")
-    file_store_dir: Path = Field(Path("/var/lib/spillway/files"), description="Uploads, stage products and transcripts.")
+    file_store: str | None = Field(
+        None, description="`gs://bucket/prefix` keeps files in Google Cloud Storage; unset, in the folder below."
+    )
+    file_store_dir: Path = Field(
+        Path("/var/lib/spillway/files"),
+        description="Uploads, stage products and transcripts; with a bucket, room for uploads and copies under way.",
+    )
+    gcs_credentials: str | None = Field(
+        None, repr=False, description="A service account's key (JSON) for `gs://`; unset, application default credentials."
+    )
     model_dir: Path = Field(Path("/var/lib/spillway/models"), description="Model files, filled by `python -m worker.model_files pull`.")
     ffmpeg: str = Field("ffmpeg", description="The ffmpeg program: a name on PATH or a path.")
 
@@ -65,6 +79,12 @@ class Settings(BaseModel):
         description="Wrong API keys from one address, behind a proxy the proxy's, in a minute; then 429. 0: no limit.",
     )
     idempotency_ttl_s: int = Field(3 * 86400, ge=60, description="How long an Idempotency-Key is remembered, in seconds.")
+
+    # Sources
+    fetches_max: int = Field(4, ge=1, le=64, description="Sources that the dispatcher fetches at once.")
+    fetch_allow: tuple[str, ...] = Field(
+        (), description="Host names and networks, as 10.1.0.0/16, that sources may be fetched from although they are private. Dangerous."
+    )
 
     # Models
     asr_model: str = Field("large-v2", description="Whisper model: a known name, `owner/repository[@revision]`, or a folder.")
@@ -121,6 +141,34 @@ class Settings(BaseModel):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+
+    @field_validator("file_store")
+    @classmethod
+    def _is_a_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(ADDRESS, value):
+            raise ValueError(f"write gs://bucket/prefix, or leave it unset for the folder {variable('file_store_dir')}")
+        return value
+
+    @field_validator("gcs_credentials")
+    @classmethod
+    def _is_a_key(cls, value: str | None) -> str | None:
+        try:
+            key = None if value is None else json.loads(value)
+        except ValueError:
+            key = {}
+        if key is not None and not (isinstance(key, dict) and {"client_email", "private_key", "token_uri"} <= key.keys()):
+            raise ValueError(
+                f"give a service account's key, the JSON file as Google made it, by {variable('gcs_credentials')}{FILE_SUFFIX}"
+            )
+        return value
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _names_or_networks(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+        for one in allowed:
+            if not HOST_NAME.fullmatch(one.lower()):
+                ip_network(one)  # says what is wrong
+        return tuple(one.lower() for one in allowed)
 
     @model_validator(mode="after")
     def _work_together(self) -> Self:

@@ -5,11 +5,20 @@ import threading
 from uuid import uuid4
 
 from core import wakeups
+from core.fetches import Fetches, FetchLease
 from core.figures import Figures
+from core.gcs import CloudStorage
 from core.job_store import JobStore
+from core.media import Ffmpeg
 from core.process import begin
-from core.redis_steps import connect
+from core.redis_steps import RedisClient, connect
+from core.settings import Settings
+from core.storage import bucket_of, open_file_store
+from dispatcher.fetching import Fetcher, Limits, Stores
+from dispatcher.gs_fetch import GsFetch
+from dispatcher.guard import Guard
 from dispatcher.health import went_round
+from dispatcher.http_fetch import HttpFetch
 from dispatcher.loops import run
 from dispatcher.reclaim import Reclaimer
 from dispatcher.sweep import Sweeper
@@ -29,12 +38,26 @@ def main() -> None:
     sweeper = Sweeper(store, lambda: wakeups.waiting(redis), lambda times: wakeups.wake(app, times), Figures(redis))
     reclaimer = Reclaimer(store, lease_s=settings.lease_s, max_losses=settings.max_losses)
     me = uuid4().hex
+    fetcher = make_fetcher(settings, redis, store, me)
     run(
-        (reclaimer.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
+        (reclaimer.step, fetcher.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
         leads=lambda: store.lead(me, ttl_s=LEADERSHIP_S),
         went_round=went_round,
         period_s=settings.sweep_period_s,
         stop=stop,
+    )
+    fetcher.close()
+
+
+def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: str) -> Fetcher:
+    http = HttpFetch(Guard(settings.fetch_allow), max_bytes=settings.max_upload_bytes)
+    lease = FetchLease(me, settings.lease_s, settings.max_losses)
+    return Fetcher(
+        Stores(Fetches(redis, store), store, open_file_store(settings)),
+        Ffmpeg(settings.ffmpeg),
+        {"https": http, "http": http, "gs": GsFetch(CloudStorage(settings.gcs_credentials), bucket_of(settings))},
+        lease,
+        limits=Limits(settings.fetches_max, settings.max_upload_bytes, settings.max_duration_s, settings.heartbeat_s),
     )
 
 

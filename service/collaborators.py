@@ -8,7 +8,7 @@ from flask import Flask, current_app
 
 from core.api_keys import ApiKeys
 from core.figures import Figures
-from core.file_store import LocalFileStore
+from core.file_store import FileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.request_rates import RequestRates
@@ -23,7 +23,7 @@ class Collaborators:
     rates: RequestRates
     jobs: JobStore
     figures: Figures
-    files: LocalFileStore
+    files: FileStore
     ffmpeg: Ffmpeg
     wake: Callable[[], bool]  # whether the wake-up was sent
     long_requests: Places  # uploads and event streams

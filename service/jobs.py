@@ -13,25 +13,34 @@ from core.job import JobOptions, JobState
 from core.job_store import JobStore, Page
 from service.access import caller, visible_job
 from service.collaborators import given
+from service.deletion import delete
 from service.problems import RESPONSES
 from service.submission import accept, wake_a_worker
 from service.views import JobPage, JobView, Outlook, answer
 
 api = APIBlueprint("jobs", __name__, abp_tags=[Tag(name="jobs")], abp_responses=RESPONSES)
-UPLOAD_BODY: dict[str, Any] = {
+OPTIONS = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+FILE = {"type": "string", "format": "binary", "description": "The recording, or a video with a sound track."}
+SOURCE = {"type": "string", "description": "Where the recording is, in place of `file`: https://, http:// or gs://."}
+SUBMIT_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "required": ["file"],
+                "oneOf": [{"required": ["file"]}, {"required": ["source"]}],
                 "additionalProperties": False,
-                "properties": {
-                    "file": {"type": "string", "format": "binary", "description": "The recording, or a video with a sound track."},
-                    **JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"],
-                },
+                "properties": {"file": FILE, "source": SOURCE, **OPTIONS},
             }
-        }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["source"],
+                "additionalProperties": False,
+                "properties": {"source": SOURCE, **OPTIONS},
+            }
+        },
     },
 }
 IDEMPOTENCY_PARAMETER = {
@@ -56,9 +65,9 @@ class PageQuery(BaseModel):
 
 @api.post(
     "/v1/jobs",
-    summary="Send a recording",
+    summary="Send a recording, or say where it is",
     responses={202: JobView},
-    openapi_extensions={"requestBody": UPLOAD_BODY, "parameters": [IDEMPOTENCY_PARAMETER]},
+    openapi_extensions={"requestBody": SUBMIT_BODY, "parameters": [IDEMPOTENCY_PARAMETER]},
 )
 def submit_job() -> Response:
     collaborators = given()
@@ -67,7 +76,7 @@ def submit_job() -> Response:
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if is_replay:
         response.headers["Idempotent-Replayed"] = "true"
-    else:
+    elif job.source is None:  # a source is fetched first
         response.call_on_close(partial(wake_a_worker, collaborators, job.id))  # a broker that is slow delays no answer
     return response
 
@@ -94,9 +103,8 @@ def cancel_job(path: JobPath) -> Response:
 
 @api.delete("/v1/jobs/<job_id>", summary="Delete a job with its files", responses={204: None})
 def delete_job(path: JobPath) -> Response:
-    job_id = visible_job(path.job_id).id
-    given().jobs.delete(job_id)
-    given().files.delete_job(job_id)
+    """While the file store is away nothing is deleted: the same call does it later."""
+    delete(visible_job(path.job_id), given())
     return Response(status=204)
 
 

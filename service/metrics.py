@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from core.file_store import LocalFileStore
+from core.file_store import FileStore
 from service.collaborators import Collaborators
 from service.job_metrics import JobMetrics, gauge
 from service.traffic import Traffic
@@ -35,7 +35,7 @@ class ServiceMetrics(Collector):
         yield gauge("spillway_long_requests_limit", "Uploads and event streams that may be under way.", long.count)
 
 
-def _file_store(files: LocalFileStore) -> Iterator[Metric]:
+def _file_store(files: FileStore) -> Iterator[Metric]:
     """Nothing of a file store that does not answer: /readyz says so."""
     try:
         yield gauge("spillway_file_store_free_bytes", "Room in the file store.", files.free_bytes())

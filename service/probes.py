@@ -8,12 +8,11 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
-from core.errors import DiskFull, StoreUnavailable
-from core.file_store import LocalFileStore
+from core.errors import StoreUnavailable
+from core.file_store import SPARE_BYTES, FileStore
 from core.job_store import JobStore, WorkerReport, WorkerState
 from service.collaborators import given
 from service.problems import RESPONSES
-from service.uploads import SPARE_BYTES
 from service.views import answer, download_of
 
 api = APIBlueprint("probes", __name__, abp_tags=[Tag(name="probes")], abp_responses=RESPONSES)
@@ -82,10 +81,7 @@ def _models_state(workers: tuple[WorkerReport, ...]) -> ModelsState:
     return ModelsState.MISSING if WorkerState.MODELS_MISSING in states else ModelsState.UNKNOWN
 
 
-def _file_store_faults(files: LocalFileStore) -> list[str]:
-    try:
-        files.start("probes/readiness").discard()
-        has_room = files.free_bytes() >= SPARE_BYTES
-    except (OSError, DiskFull):
-        return ["the file store cannot be written"]
-    return [] if has_room else ["the file store's disk is full"]
+def _file_store_faults(files: FileStore) -> list[str]:
+    if fault := files.fault():
+        return [fault]
+    return [] if files.free_bytes() >= SPARE_BYTES else ["the file store's disk is full"]

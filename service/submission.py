@@ -5,14 +5,18 @@ from uuid import uuid4
 
 from flask import Request, g
 
-from core.errors import InvalidMedia, InvalidRequest, QueueFull, StoreUnavailable, TooLarge
+from core.errors import InvalidRequest, QueueFull, StoreUnavailable
 from core.file_store import input_key
-from core.job import Job, JobOptions, NewJob
+from core.job import Job, JobOptions, NewJob, check_duration
 from core.log import logger
+from core.partial_file import PartialFile
+from core.urls import last_segment
 from service.access import caller
 from service.collaborators import Collaborators
-from service.uploads import receive
-from service.validation import options_of
+from service.deletion import forget_files
+from service.source_requests import MEDIA_TYPE, checked_source, fields_of
+from service.uploads import Upload, receive
+from service.validation import checked_options, options_of
 
 TOO_MANY_UPLOADS = "too many uploads are under way: try again in a moment"
 
@@ -24,8 +28,9 @@ def accept(request: Request, given: Collaborators) -> tuple[Job, bool]:
     if not idempotency_key:  # a repeat is answered even when there is no room
         _check_room(given)
     with ExitStack() as refused:
-        refused.callback(given.files.delete_job, job_id)
-        new_job = _stored(request, given, job_id)
+        new_job = _new_job(request, given, job_id)
+        if new_job.source is None:
+            refused.callback(forget_files, given, job_id)
         job = _recorded(given, new_job, idempotency_key, refused)
         if job.id == job_id:
             refused.pop_all()
@@ -42,26 +47,46 @@ def wake_a_worker(given: Collaborators, job_id: str) -> None:
 def _check_room(given: Collaborators) -> None:
     """Spares the client an upload that would be refused at its end. Raises `TooManyJobs`, `QueueFull`."""
     given.jobs.check_room_for(caller().key_id, max_of_key=caller().max_jobs)
-    queued = given.jobs.backlog().queued_jobs
+    backlog = given.jobs.backlog()
+    queued = backlog.queued_jobs + backlog.fetching_jobs
     if queued >= given.settings.max_queued_jobs:
         raise QueueFull(f"the queue is full: {queued} jobs wait; try again later")
 
 
-def _stored(request: Request, given: Collaborators, job_id: str) -> NewJob:
+def _new_job(request: Request, given: Collaborators, job_id: str) -> NewJob:
+    if request.mimetype == MEDIA_TYPE:
+        fields = fields_of(request)
+        return _from_source(fields["source"], checked_options(fields), given, job_id)
     with given.long_requests.one(caller().key_id, TOO_MANY_UPLOADS):
         upload = receive(request, given.files, input_key(job_id), max_bytes=given.settings.max_upload_bytes)
-        options = options_of(upload.fields)
-        _check_model(options, given.settings.asr_model)
-        duration_s = given.ffmpeg.probe(given.files.local_path(upload.file.key)).duration_s
-        _check_duration(duration_s, options, given.settings.max_duration_s)
+        if upload.file is None:
+            return _from_source(upload.fields["source"], options_of(upload.fields), given, job_id)
+        try:
+            return _from_upload(upload, upload.file, given, job_id)
+        finally:
+            upload.file.discard()
+
+
+def _from_source(source: object, options: JobOptions, given: Collaborators, job_id: str) -> NewJob:
+    _check_model(options, given.settings.asr_model)
+    url = checked_source(source)
+    return NewJob(id=job_id, key_id=caller().key_id, source=url, filename=last_segment(url), options=options)
+
+
+def _from_upload(upload: Upload, file: PartialFile, given: Collaborators, job_id: str) -> NewJob:
+    options = options_of(upload.fields)
+    _check_model(options, given.settings.asr_model)
+    duration_s = given.ffmpeg.probe(file.path()).duration_s  # where it grew: what is refused goes no further
+    check_duration(duration_s, options, given.settings.max_duration_s)
+    stored = file.keep()
     return NewJob(
         id=job_id,
         key_id=caller().key_id,
         duration_s=duration_s,
         filename=upload.filename,
-        input_key=upload.file.key,
-        input_bytes=upload.file.bytes,
-        input_sha256=upload.file.sha256,
+        input_key=stored.key,
+        input_bytes=stored.bytes,
+        input_sha256=stored.sha256,
         options=options,
     )
 
@@ -92,12 +117,3 @@ def _idempotency_key(request: Request) -> str:
 def _check_model(options: JobOptions, running: str) -> None:
     if options.model not in (None, running):
         raise InvalidRequest(f"model: this installation runs {running}; leave the field out", field="model")
-
-
-def _check_duration(duration_s: float, options: JobOptions, max_duration_s: float) -> None:
-    if duration_s <= 0:
-        raise InvalidMedia("the recording is empty: it has no audio in it")
-    if duration_s > max_duration_s:
-        raise TooLarge(f"the recording lasts {duration_s:.0f} s, longer than the {max_duration_s:.0f} s taken here: send it in parts")
-    if options.clip_start is not None and options.clip_start >= duration_s:
-        raise InvalidRequest(f"clip_start: lies behind the end of the recording, which lasts {duration_s:.1f} s", field="clip_start")

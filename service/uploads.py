@@ -1,9 +1,10 @@
-"""Multipart uploads: the file goes to the file store as it comes in, never whole in memory, never first to another place.
+"""Multipart uploads: the file goes to the file store's disk as it comes in, never whole in memory, never first to another place.
 
 Werkzeug's decoder is driven here by hand because its parser asks for a place to write without saying for which field.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO
 
@@ -12,7 +13,9 @@ from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestTimeout, 
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from core.errors import DiskFull, InvalidMedia, InvalidRequest, TooLarge
-from core.file_store import LocalFileStore, PartialFile, StoredFile
+from core.file_store import SPARE_BYTES, FileStore
+from core.partial_file import PartialFile
+from core.urls import display_name
 from service.validation import check_known
 
 CHUNK_BYTES = 64 * 1024
@@ -20,20 +23,18 @@ BUFFER_BYTES = 512 * 1024  # what the decoder may hold: a few chunks, or one par
 FIELD_BYTES = 64 * 1024
 FORM_BYTES = 1024 * 1024  # everything that is not the file: fields, headers, boundaries
 MOST_PARTS = 100
-SPARE_BYTES = 64 * 1024**2  # room that an upload leaves to everybody else
 ROOM_CHECK_BYTES = 16 * 1024**2  # a length may be unannounced, and others write too: room is looked for again this often
-FILENAME_CHARACTERS = 255
 
 
 @dataclass(frozen=True)
 class Upload:
-    file: StoredFile
+    file: PartialFile | None  # to be kept or discarded; None when `fields` names a source in its place
     filename: str  # for display only
     fields: dict[str, str]
 
 
-def receive(request: Request, files: LocalFileStore, key: str, *, max_bytes: int) -> Upload:
-    """The request's file, stored and durable under `key`, and its fields.
+def receive(request: Request, files: FileStore, key: str, *, max_bytes: int) -> Upload:
+    """The request's fields, and its file, to be kept under `key`, or the `source` among them.
 
     Raises `InvalidRequest`, `InvalidMedia`, `TooLarge`, `DiskFull` and werkzeug's 400, 408 and 415; then nothing is left behind.
     """
@@ -41,16 +42,17 @@ def receive(request: Request, files: LocalFileStore, key: str, *, max_bytes: int
     check_room(request, files, max_bytes=max_bytes)
     request.max_content_length = max_bytes + FORM_BYTES
     form = _Form(lambda: files.start(key), files.free_bytes, max_bytes)
-    try:
+    with ExitStack() as refused:
+        refused.callback(form.discard)
         for event in _events(request.stream, boundary):
             form.take(event)
         g.is_upload_unread = False
-        return form.kept()
-    finally:
-        form.discard()
+        upload = form.received()
+        refused.pop_all()
+    return upload
 
 
-def check_room(request: Request, files: LocalFileStore, *, max_bytes: int) -> None:
+def check_room(request: Request, files: FileStore, *, max_bytes: int) -> None:
     """Refuses by the announced size, before a byte is read. Raises `TooLarge`, `DiskFull`."""
     announced = request.content_length or 0
     if announced > max_bytes + FORM_BYTES:
@@ -77,13 +79,15 @@ class _Form:
         elif isinstance(event, Data):
             self._write(event.data)
 
-    def kept(self) -> Upload:
+    def received(self) -> Upload:
+        fields = {name: _text(name, content) for name, content in self._fields.items()}
         if self._file is None:
-            raise InvalidRequest("there is no file: send the recording as the form field `file`", field="file")
+            return Upload(None, "", _with_source(fields))
+        if fields.get("source"):
+            raise InvalidRequest("`file` and `source` came together: send one of them", field="source")
         if self._file.bytes == 0:
             raise InvalidMedia("the file is empty: send a recording")
-        fields = {name: _text(name, content) for name, content in self._fields.items()}
-        return Upload(self._file.keep(), self._filename, fields)
+        return Upload(self._file, self._filename, fields)
 
     def discard(self) -> None:
         if self._file is not None:
@@ -117,15 +121,11 @@ class _Form:
         self._file.write(data)
 
 
-def display_name(filename: str) -> str:
-    """Without folders and without characters that could deceive whoever reads it."""
-    last = filename.replace("\\", "/").rpartition("/")[2]
-    return "".join(character for character in last if character.isprintable())[:FILENAME_CHARACTERS]
-
-
 def _boundary(request: Request) -> bytes:
     if request.mimetype != "multipart/form-data":
-        raise UnsupportedMediaType("send multipart/form-data with the recording in the form field `file`")
+        raise UnsupportedMediaType(
+            "send multipart/form-data with the recording in the form field `file`, or application/json with its URL as `source`"
+        )
     boundary = request.mimetype_params.get("boundary", "")
     if not boundary or not boundary.isascii():
         raise BadRequest("the Content-Type names no boundary")
@@ -155,6 +155,12 @@ def _chunks(stream: IO[bytes]) -> Iterator[bytes | None]:
         yield chunk or None
         if not chunk:
             return
+
+
+def _with_source(fields: dict[str, str]) -> dict[str, str]:
+    if not fields.get("source"):
+        raise InvalidRequest("there is no file: send the recording as the form field `file`, or its URL as `source`", field="file")
+    return fields
 
 
 def _extend(name: str, content: bytearray, data: bytes) -> None:

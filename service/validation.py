@@ -10,16 +10,16 @@ from pydantic import ValidationError
 from core.errors import InvalidRequest, UnknownOption
 from core.job import JobOptions
 
-NOT_YET = ("source", "callback_url", "output")  # in the design, not in this version
+NOT_YET = ("callback_url", "output")  # in the design, not in this version
 
 
 def check_known(name: str) -> None:
     """Raises `UnknownOption`, or `InvalidRequest` for what this version does not do."""
     if name in NOT_YET:
-        raise InvalidRequest(f"{name!r} is not supported by this version: upload the recording as `file`", field=name)
-    if name in JobOptions.model_fields:
+        raise InvalidRequest(f"{name!r} is not supported by this version: leave it out, and ask for the transcript", field=name)
+    if name == "source" or name in JobOptions.model_fields:
         return
-    near = get_close_matches(name, [*JobOptions.model_fields, "file"], n=1)
+    near = get_close_matches(name, [*JobOptions.model_fields, "file", "source"], n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(JobOptions.model_fields)}"
     raise UnknownOption(f"unknown field {shown(name)!r}: {hint}", field=shown(name))
 
@@ -28,9 +28,14 @@ def options_of(fields: Mapping[str, str]) -> JobOptions:
     """An empty field counts as absent, as an empty box of a form does. Raises `InvalidRequest`."""
     given: dict[str, Any] = {name: value for name, value in fields.items() if value}
     if "metadata" in given:
-        given["metadata"] = _json_object(given["metadata"])
+        given["metadata"] = json_object(given["metadata"], "metadata")
+    return checked_options(given)
+
+
+def checked_options(given: Mapping[str, Any]) -> JobOptions:
+    """From the fields of either kind of request. Raises `InvalidRequest`."""
     try:
-        return JobOptions.model_validate(given)
+        return JobOptions.model_validate({name: value for name, value in given.items() if name != "source"})
     except ValidationError as error:
         raise refusal(error) from None
 
@@ -41,6 +46,8 @@ def refusal(error: ValidationError) -> InvalidRequest:
     field = shown(".".join(str(part) for part in first["loc"][:1]))
     if first["type"] == "extra_forbidden":
         return UnknownOption(f"unknown parameter {field!r}", field=field)
+    if first["type"] == "model_type":
+        return InvalidRequest("send a JSON object such as {}, with Content-Type: application/json")
     said = first["msg"].removeprefix("Value error, ")
     return InvalidRequest(f"{field}: {said}" if field else said, field=field or None)
 
@@ -50,15 +57,22 @@ def shown(text: str, *, most: int = 60) -> str:
     return "".join(character for character in text if character.isprintable())[:most]
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str | bytes, what: str) -> dict[str, Any]:
+    """`what` names the text in the complaint. Raises `InvalidRequest`."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once_each)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair parses, but cannot be written again
     except (ValueError, RecursionError):
-        raise InvalidRequest("metadata: not valid JSON", field="metadata") from None
+        raise InvalidRequest(f"{what}: not valid JSON, or a name in it twice", field=what) from None
     if not isinstance(value, dict):
-        raise InvalidRequest('metadata: must be a JSON object such as {"order": 7}', field="metadata")
+        raise InvalidRequest(f'{what}: must be a JSON object such as {{"order": 7}}', field=what)
     return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name twice")
+    return dict(pairs)
 
 
 def _refuse_constant(name: str) -> None:

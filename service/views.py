@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from core.job import Job, JobFailure, JobOptions, JobState, Stage
 from core.job_store import Backlog, Download, JobStore, WorkerReport, WorkerState
 from core.transcript import Notice
+from core.urls import without_query
 
 
 class WaitingFor(StrEnum):
@@ -31,16 +32,20 @@ class JobView(BaseModel):
     progress: float = Field(description="0 to 1.")
     attempt: int = Field(description="Raised by every start.")
     losses: int = Field(description="Runners that died with it.")
-    queue_position: int | None = Field(description="Jobs before it, as far as can be told; null once it does not wait.")
+    queue_position: int | None = Field(
+        description="Jobs before it, as far as can be told; null while its source is fetched and once it does not wait."
+    )
     waiting_for: WaitingFor | None = Field(
-        description="`models`: a worker brings or loads them; `worker`: none is fit; `turn`: workers are busy. Null once it does not wait."
+        description="`models`: a worker brings or loads them; `worker`: none is fit; `turn`: workers are busy. Null while its source is"
+        " fetched and once it does not wait."
     )
     downloading: DownloadView | None = Field(description="How far the models are that it waits for; null when none comes.")
     estimated_start: str | None = Field(description="From the backlog and the measured speed; null when unknown.")
     created_at: str = Field(description="RFC 3339, UTC, as every time here.")
     started_at: str | None
     finished_at: str | None
-    duration_s: float
+    duration_s: float | None = Field(description="Null until its source was fetched.")
+    source: str | None = Field(description="Where the recording was fetched from, without its query; null for an upload.")
     filename: str
     options: JobOptions
     metadata: dict[str, object]
@@ -70,6 +75,7 @@ class WorkerView(BaseModel):
 class QueueView(BaseModel):
     queued_jobs: int
     queued_audio_s: float
+    fetching_jobs: int = Field(description="Jobs whose source is still to be fetched; they are not among the queued ones.")
     running_jobs: int
     running_audio_s: float
     real_time_factor: float | None = Field(description="Audio seconds per second, of recent jobs; null before the first.")
@@ -96,6 +102,8 @@ class Outlook:
             created_at=rfc3339(job.created_at),
             started_at=_maybe(job.started_at),
             finished_at=_maybe(job.finished_at),
+            duration_s=job.duration_s if job.input_key else None,
+            source=without_query(job.source) if job.source else None,
             options=job.options,
             metadata=dict(job.options.metadata),
             warnings=job.warnings,
@@ -121,7 +129,7 @@ class Outlook:
         return self._read
 
 
-COPIED = {"id", "state", "stage", "progress", "attempt", "losses", "duration_s", "filename"}
+COPIED = {"id", "state", "stage", "progress", "attempt", "losses", "filename"}
 
 
 def awaited(workers: tuple[WorkerReport, ...]) -> WaitingFor:

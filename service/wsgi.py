@@ -8,12 +8,12 @@ from core import log
 from core.api_keys import ApiKeys, key_secrets
 from core.errors import SettingsError
 from core.figures import Figures
-from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.redis_steps import RedisClient, connect
 from core.request_rates import RequestRates
 from core.settings import Settings
+from core.storage import open_file_store
 from core.wakeups import celery_app, wake
 from service.access import is_loopback
 from service.app import make_app
@@ -35,7 +35,7 @@ def create() -> Flask:
         rates=RequestRates(redis),
         jobs=JobStore(redis),
         figures=Figures(redis),
-        files=LocalFileStore(settings.file_store_dir),
+        files=open_file_store(settings),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),
         long_requests=Places(settings.service_threads - RESERVED_THREADS, shared=has_keys),

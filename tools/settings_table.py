@@ -50,7 +50,7 @@ def _fixed(field: str) -> str:
 def default_text(field: FieldInfo, unset: str = "") -> str:
     """As one writes it in the variable; `unset` if there is none, or only the process knows it."""
     default = field.default
-    if field.default_factory is not None or default is None:
+    if field.default_factory is not None or default is None or default == ():
         return unset
     return f"`{_written(default)}`" if unset else _written(default)
 

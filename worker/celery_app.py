@@ -14,12 +14,12 @@ from celery.signals import worker_ready
 from core import log, wakeups
 from core.errors import ModelMissing, SpillwayError
 from core.figures import Figures
-from core.file_store import LocalFileStore
 from core.job_store import JobStore, Runner, WorkerReport, WorkerState
 from core.media import Ffmpeg
 from core.process import begin
 from core.redis_steps import connect
 from core.settings import Settings, variable
+from core.storage import open_file_store
 from worker.crew import UNFIT
 from worker.doctor.fitness import check_fitness
 from worker.engine.engine import Engine
@@ -48,7 +48,7 @@ def main() -> None:
     presence = Presence(store, _about(settings, me, store), heartbeat_s=settings.heartbeat_s)
     leases = Leases(store, me, Rhythm(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s), presence.keep_up)
     leases.start()
-    media = Recordings(LocalFileStore(settings.file_store_dir), Ffmpeg(settings.ffmpeg))
+    media = Recordings(open_file_store(settings), Ffmpeg(settings.ffmpeg))
     engine = _fit(settings, media, presence)
     Reporter(Figures(connect(settings.redis_url)), me, engine.figures, period_s=settings.heartbeat_s).start()
     limits = Limits(settings.lease_s, settings.max_audio_in_flight_s, settings.max_failures)

@@ -4,6 +4,7 @@ if redis.call('EXISTS', job_key(id)) == 0 then return 0 end
 local deliveries = deliveries_of(id)
 local key_id = job_fields(id, 'key_id')[1]
 dequeue(id)
+drop_fetch(id)
 drop_lease(id)
 for n = 1, #deliveries do
   settle(id .. ':' .. n)

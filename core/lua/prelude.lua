@@ -2,6 +2,7 @@
 -- KEYS[1] is the namespace that all keys begin with; one Redis, no cluster, so keys are made here.
 local ns = KEYS[1]
 local PRIORITIES = { 'high', 'normal', 'low' }
+local FETCHING = ns .. ':fetching' -- jobs whose source is to be fetched, by the moment from which a fetcher may take each
 
 local function job_key(id) return ns .. ':job:' .. id end
 
@@ -73,6 +74,10 @@ local function dequeue(id)
   if redis.call('EXISTS', lane) == 0 then redis.call('ZREM', ns .. ':lanes:' .. priority, key_id) end
 end
 
+local function drop_fetch(id)
+  if redis.call('ZREM', FETCHING, id) == 1 then redis.call('HDEL', job_key(id), 'stage', 'fetch_owner') end
+end
+
 local function drop_lease(id)
   local job = job_fields(id, 'slot', 'work_ms')
   if redis.call('ZREM', ns .. ':leases', id) == 1 then redis.call('HINCRBY', ns .. ':totals', 'running_ms', -job[2]) end
@@ -113,6 +118,7 @@ local function finish(id, state, deliveries, fields)
   local totals = totals_of(id, state, now, fields)
   redis.call('SREM', ns .. ':unfinished:' .. (job_fields(id, 'key_id')[1] or ''), id)
   dequeue(id)
+  drop_fetch(id)
   drop_lease(id)
   redis.call('HSET', job_key(id), 'state', state, 'finished_at', now, unpack(fields))
   if state == 'succeeded' then redis.call('HSET', job_key(id), 'progress', 1) end
@@ -137,6 +143,12 @@ end
 local function is_held(id, attempt)
   local job = job_fields(id, 'state', 'attempt')
   return job[1] == 'running' and job[2] == attempt
+end
+
+-- Whether this take of the fetch is the one that may go on: a cancel, an end, a hand-back or a later take ends it.
+local function is_fetched_by(id, token)
+  local job = job_fields(id, 'fetch', 'fetch_owner')
+  return redis.call('ZSCORE', FETCHING, id) and job[1] == token and job[2]
 end
 
 -- A runner died with the job: back to its place, or set aside once it has taken too many runners with it. → its state, or

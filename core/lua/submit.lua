@@ -1,5 +1,5 @@
 -- ARGV: id, fixed (JSON), key_id, priority, work_ms, idempotency key or '', fingerprint, its lifetime in ms, most jobs queued,
---       most jobs of the key that have not ended, 0 for no limit
+--       most jobs of the key that have not ended, 0 for no limit, '1' if it has a source, which is fetched before it is pending
 -- → {'created' | 'existing', id}, {'conflict', id of the earlier job}, {'full', jobs queued}, {'too many', the key's jobs}
 local id, idempotency = ARGV[1], ARGV[6]
 if redis.call('EXISTS', job_key(id)) == 1 then return { 'existing', id } end
@@ -15,7 +15,7 @@ if most_of_key > 0 then
   local of_key = unfinished(ARGV[3], most_of_key)
   if of_key >= most_of_key then return { 'too many', of_key } end
 end
-local queued = 0
+local queued = redis.call('ZCARD', FETCHING)
 for _, priority in ipairs(PRIORITIES) do queued = queued + redis.call('ZCARD', ns .. ':pending:' .. priority) end
 if queued >= tonumber(ARGV[9]) then return { 'full', queued } end
 
@@ -29,7 +29,12 @@ if idempotency ~= '' then
   redis.call('HSET', remembered, 'job', id, 'fingerprint', ARGV[7])
   redis.call('PEXPIRE', remembered, ARGV[8])
 end
-enqueue(id)
+if ARGV[11] == '1' then
+  redis.call('HSET', job_key(id), 'stage', 'fetching')
+  redis.call('ZADD', FETCHING, now, id)
+else
+  enqueue(id)
+end
 count('submitted')
 changed(id)
 return { 'created', id }

@@ -38,6 +38,19 @@ def test_a_recording_is_sent_waited_for_and_read(client: SpillwayClient, recordi
     assert client.transcript(job.id, "txt").startswith("SPEAKER_00: Good morning.")
 
 
+def test_a_source_is_named_in_place_of_a_file(client: SpillwayClient, recording: Path) -> None:
+    job = client.submit(source="https://example.org/talk.mp3?s=1", language="en", diarize=False, num_speakers=None, metadata={"order": 7})
+    assert (job.state, job.stage, job.duration_s, job.filename) == ("queued", "fetching", None, "talk.mp3")
+    assert (job.source, job.metadata, job.options["diarize"]) == ("https://example.org/talk.mp3", {"order": 7}, False)
+    assert client.queue().fetching_jobs == 1
+    with pytest.raises(ServiceRefused, match="begins with https://"):
+        client.submit(source="talk.mp3")
+    with pytest.raises(ValueError, match="either"):
+        client.submit(recording, source="https://example.org/talk.mp3")
+    with pytest.raises(ValueError, match="either"):
+        client.submit()
+
+
 def test_jobs_are_listed_cancelled_and_deleted(client: SpillwayClient, recording: Path) -> None:
     first, second = client.submit(recording), client.submit(recording, diarize=False)
     page = client.jobs(limit=1)

@@ -71,6 +71,22 @@ def test_jobs_are_followed_by_their_id(recording: str, url: str, jobs: JobStore,
     assert capsys.readouterr().err == f"spillway: there is no job {job_id}: it never was, or it was deleted\n"
 
 
+def test_a_url_is_sent_as_a_source(url: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main([*arguments, "--url", url]) == 0
+        return capsys.readouterr().out
+
+    source = "https://example.org/talk.mp3"
+    job_id = said("submit", source, "--num-speakers", "2", "--metadata", '{"a": 1}', "--no-align").strip()
+    sent = jobs.get(job_id)
+    assert (sent.source, sent.options.num_speakers, sent.options.metadata, sent.options.align) == (source, 2, {"a": 1}, False)
+    assert "fetching the recording" in said("status", job_id)
+    assert said("jobs").split("\t")[3] == "unknown"
+    assert "being fetched: 1" in said("queue")
+    assert main(["submit", source, "--metadata", "{", "--url", url]) == 1
+    assert "metadata" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("url")
 def test_a_refusal_is_one_line_and_status_1(recording: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "talk.txt").write_text("this is no recording")
@@ -139,6 +155,7 @@ def test_a_transcript_without_speakers_and_with_brackets_is_shown_as_it_is() -> 
     ("changes", "text", "fraction"),
     [
         ({"state": "queued", "queue_position": 0}, "waiting", 0.0),
+        ({"state": "queued", "stage": "fetching"}, "fetching the recording", 0.0),
         ({"state": "queued", "queue_position": 3, "waiting_for": "turn"}, "waiting, 3 before it", 0.0),
         ({"state": "queued", "waiting_for": "models"}, "waiting for the models", 0.0),
         (

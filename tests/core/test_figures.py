@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from core.fetches import Fetches, FetchLease
 from core.figures import Figures, Memory, WorkerFigures
-from core.job import Job, JobFailure, JobState, Priority
+from core.job import Fetched, Job, JobFailure, JobState, Priority
 from core.job_store import WAIT_BOUNDS_S, JobStore, Runner
 from core.redis_steps import RedisClient, connect
 from tests.conftest import ROOT, RedisServer
@@ -52,6 +53,24 @@ def test_audio_that_waits_is_what_is_left_after_every_step(store: JobStore, figu
     assert figures.snapshot().queued[Priority.HIGH].audio_s == 10
     store.cancel(store.page().jobs[0].id)
     assert figures.snapshot().queued[Priority.HIGH].audio_s == 0
+
+
+def test_a_source_waits_for_its_runner_once_it_is_fetched(store: JobStore, redis: RedisClient, figures: Figures) -> None:
+    fetches = Fetches(redis, store)
+    submit(store, source="https://example.org/talk.mp3", priority=Priority.HIGH, duration_s=0.0)
+    snapshot = figures.snapshot()
+    assert (snapshot.fetching_jobs, snapshot.queued[Priority.HIGH].jobs) == (1, 0)
+    for _ in range(2):
+        job = fetches.claim(FetchLease("me", 60, 3))
+        assert job is not None
+        if not job.fetch_failures:
+            fetches.retry(job, BROKE, pause_s=0, max_failures=5)
+    fetched = Fetched(duration_s=20, input_key="k", input_bytes=1, input_sha256="0")
+    for _ in range(2):  # the second time its answer had got lost
+        fetches.complete(job, fetched)
+    snapshot = figures.snapshot()
+    assert (snapshot.fetching_jobs, snapshot.queued[Priority.HIGH].jobs, snapshot.queued[Priority.HIGH].audio_s) == (0, 1, 20)
+    assert {name: by for name, by in snapshot.totals.items() if "fetches" in name} == {"fetches:failed": 1, "fetches:stored": 1}
 
 
 @pytest.mark.parametrize(("waited_s", "bound"), [(0, 1), (4, 5), (100, 120), (86_000, 86400), (100_000, math.inf)])

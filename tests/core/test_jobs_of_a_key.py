@@ -8,13 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.errors import TooManyJobs
-from core.job import Job, JobFailure
+from core.fetches import Fetches, FetchLease
+from core.job import Fetched, Job, JobFailure
 from core.job_store import JobStore
 from core.redis_steps import RedisClient
 from tests.core.jobs import ALICE, ROOM_S, claim, new_job, submit
 
 KEYS = ("a", "b")
 BROKEN = JobFailure(code="c", message="m")
+SOURCE = "https://example.org/talk.mp3"
 
 
 def take(store: JobStore, *, most: int, key_id: str = "a", idempotency_key: str = "") -> Job:
@@ -48,6 +50,36 @@ def test_a_running_job_counts_until_it_ends(store: JobStore) -> None:
         take(store, most=1)
     store.succeed(job, result_key="r")
     take(store, most=1)
+
+
+EARLY_ENDS: dict[str, Callable[[JobStore, Fetches, Job], object]] = {
+    "cancelled": lambda store, _, job: store.cancel(job.id),
+    "deleted": lambda store, _, job: store.delete(job.id),
+    "not to be had": lambda _, fetches, job: fetches.fail(job, BROKEN),
+    "lost with its dispatcher": lambda _, fetches, __: fetches.claim(FetchLease("other", 60, 1)),
+}
+
+
+@pytest.mark.parametrize("end", EARLY_ENDS)
+def test_a_source_counts_from_its_submit_until_it_ends(store: JobStore, redis: RedisClient, end: str) -> None:
+    fetches = Fetches(redis, store)
+    store.submit(new_job(source=SOURCE, key_id="a"), max_queued=1000, max_of_key=1)
+    job = fetches.claim(FetchLease("one", 0, 1))
+    assert job is not None
+    with pytest.raises(TooManyJobs):
+        take(store, most=1)
+    EARLY_ENDS[end](store, fetches, job)
+    take(store, most=1)
+
+
+def test_a_source_that_was_fetched_still_counts(store: JobStore, redis: RedisClient) -> None:
+    fetches = Fetches(redis, store)
+    store.submit(new_job(source=SOURCE, key_id="a"), max_queued=1000, max_of_key=1)
+    job = fetches.claim(FetchLease("one", 60, 1))
+    assert job is not None
+    fetches.complete(job, Fetched(duration_s=1, input_key="k", input_bytes=1, input_sha256="0"))
+    with pytest.raises(TooManyJobs):
+        take(store, most=1)
 
 
 def test_a_repeat_finds_its_job_though_there_is_no_room(store: JobStore) -> None:

@@ -33,6 +33,9 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPILLWAY_LEASE_S", "10"),
         ("SPILLWAY_LEASE_S", "inf"),
         ("SPILLWAY_VAD_OFFSET", "0.9"),
+        ("SPILLWAY_FETCH_ALLOW", "10.0.0.1/8"),
+        ("SPILLWAY_FETCH_ALLOW", "nas, http://nas"),
+        ("SPILLWAY_FETCH_ALLOW", "*.internal"),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, value: str) -> None:
@@ -94,3 +97,8 @@ def test_what_a_secret_file_holds_is_not_shown_when_it_is_wrong(tmp_path: Path) 
 
 def test_the_clients_variables_are_none_of_ours() -> None:
     assert Settings.from_environment({"SPILLWAY_URL": "http://x", "SPILLWAY_API_KEY": "k"}) == Settings.from_environment({})
+
+
+def test_hosts_and_networks_may_be_allowed() -> None:
+    given = {"SPILLWAY_FETCH_ALLOW": "10.1.0.0/16, fd00::/8,NAS, files.example.internal,127.0.0.1"}
+    assert Settings.from_environment(given).fetch_allow == ("10.1.0.0/16", "fd00::/8", "nas", "files.example.internal", "127.0.0.1")

@@ -9,6 +9,7 @@ import pytest
 
 from client.api import SpillwayClient
 from tests.conftest import ROOT
+from tests.gcs_server import bucket, cloud, cloud_session  # noqa: F401 - fixtures
 from tools.local_stack import LocalStack, Plan
 
 LIBRIVOX = ROOT / "tests" / "data" / "librivox"
@@ -17,8 +18,13 @@ SAMPLE = ROOT / "samples" / "dialogue.flac"
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[LocalStack]:
-    settings = {"SPILLWAY_ASR_MODEL": "faster-whisper-tiny.en", "SPILLWAY_MODEL_DIR": str(model_dir), "SPILLWAY_DEVICE": "cpu"}
-    settings["SPILLWAY_HEARTBEAT_S"] = "2"  # so that the worker's figures come soon
+    settings = {
+        "SPILLWAY_ASR_MODEL": "faster-whisper-tiny.en",
+        "SPILLWAY_MODEL_DIR": str(model_dir),
+        "SPILLWAY_DEVICE": "cpu",
+        "SPILLWAY_FETCH_ALLOW": "127.0.0.1/32",  # where the tests' own servers are
+        "SPILLWAY_HEARTBEAT_S": "2",  # so that the worker's figures come soon
+    }
     with LocalStack(Plan(tmp_path_factory.mktemp("stack"), settings, port=0)) as running:
         yield running
 

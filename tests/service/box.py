@@ -19,9 +19,10 @@ from werkzeug.test import TestResponse
 from core.api_keys import ApiKeys, KeySecrets
 from core.errors import StoreUnavailable
 from core.figures import Figures
-from core.file_store import LocalFileStore, result_key
+from core.file_store import FileStore, result_key
 from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner
+from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
 from core.redis_steps import connect
 from core.request_rates import RequestRates
@@ -51,11 +52,11 @@ TRANSCRIPT = Transcript(
 class Box:
     """A service in this process, driven through Flask's test client."""
 
-    def __init__(self, redis_url: str, folder: Path, ffmpeg: str, **changes: Any) -> None:
+    def __init__(self, redis_url: str, folder: Path, ffmpeg: str, *, files: FileStore | None = None, **changes: Any) -> None:
         changes = {"access": "open", **changes}
         self.settings = Settings(redis_url=redis_url, file_store_dir=folder, ffmpeg=ffmpeg, asr_model="tiny", **changes)
         self.redis = connect(redis_url, timeout_s=2, retries=1)
-        self.jobs, self.files = JobStore(self.redis), LocalFileStore(folder)
+        self.jobs, self.files = JobStore(self.redis), files or LocalFileStore(folder)
         self.keys = ApiKeys(self.redis, KeySecrets("s" * 32, first=None))
         self.folder, self.wakeups = folder, 0
         has_keys = self.settings.access == "keys"
@@ -113,13 +114,13 @@ class Box:
         return self.has_broker
 
 
-def commit(jobs: JobStore, files: LocalFileStore, job: Job) -> None:
+def commit(jobs: JobStore, files: FileStore, job: Job) -> None:
     key = result_key(job.id, job.attempt)
     files.write(key, TRANSCRIPT.model_dump_json().encode())
     jobs.succeed(job, result_key=key)
 
 
-def run_pending(jobs: JobStore, files: LocalFileStore) -> bool:
+def run_pending(jobs: JobStore, files: FileStore) -> bool:
     """Claims and ends one job as a worker would; whether there was one, and Redis to ask."""
     try:
         job = jobs.claim(RUNNER, lease_s=60, fits_s=1e6)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RedisServer
+from tests.gcs_server import bucket, cloud, cloud_session, connect_storage, key, private_key  # noqa: F401 - fixtures
 from tests.service.box import Box, RunningService, running_service
 from tests.service.scrape import make_busy
 

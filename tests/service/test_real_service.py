@@ -11,8 +11,8 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
-from core.file_store import LocalFileStore
 from core.job_store import JobStore
+from core.local_file_store import LocalFileStore
 from core.redis_steps import connect
 from tests.conftest import RedisServer, wait_for
 from tests.service.box import RunningService, is_alive, run_pending, running_service, wav

@@ -274,7 +274,7 @@ def test_every_route_of_the_api_is_documented(box: Box) -> None:
     app: Flask = box.http.application
     api = {rule.rule.replace("<", "{").replace(">", "}") for rule in app.url_map.iter_rules() if rule.rule.startswith("/v1")}
     assert api <= set(described)
-    assert set(described["/v1/jobs"]["post"]["requestBody"]["content"]) == {"multipart/form-data"}
+    assert set(described["/v1/jobs"]["post"]["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
     for path in described.values():
         for operation in path.values():
             assert "application/problem+json" in operation["responses"]["422"]["content"]

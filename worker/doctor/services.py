@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 from packaging.version import InvalidVersion, Version
 from redis.exceptions import RedisError, ResponseError
 
-from core.errors import DiskFull
-from core.file_store import LocalFileStore
+from core.errors import DiskFull, SettingsError, StorageDenied, StorageUnavailable
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings
+from core.storage import open_file_store
 from worker.doctor.findings import Finding, Verdict
 
 REDIS = Version("7.2")  # the oldest that redis-py 8 supports
@@ -35,17 +35,20 @@ def redis_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def file_store_finding(settings: Settings) -> Finding:
-    """Writes, syncs and removes one file, as an upload does."""
+    """Writes and removes one file, as an upload does: on the volume, or in the bucket by way of the folder."""
     folder = settings.file_store_dir
     try:
-        files = LocalFileStore(folder)
+        files = open_file_store(settings)
         files.write("doctor", b"written by the doctor")
         files.delete("doctor")
         free = files.free_bytes()
+    except (SettingsError, StorageUnavailable) as error:
+        return _bucket_fault(settings, error)
     except (OSError, DiskFull) as error:
         remedy = "let the worker's user write there (`chown`, or mount a volume), or set SPILLWAY_FILE_STORE_DIR to a folder where it may"
         return Finding("file store", Verdict.WRONG, f"{folder} cannot be written: {error}", remedy)
-    found = f"{folder}, {free / GIGABYTE:.1f} GB free"
+    bucket = f"{settings.file_store}, by way of " if settings.file_store else ""
+    found = f"{bucket}{folder}, {free / GIGABYTE:.1f} GB free"
     if free < settings.max_upload_bytes:
         remedy = f"free some space: one upload may have {settings.max_upload_bytes / GIGABYTE:.1f} GB (SPILLWAY_MAX_UPLOAD_BYTES)"
         return Finding("file store", Verdict.WARNING, found, remedy)
@@ -63,6 +66,18 @@ def modal_finding(settings: Settings) -> Finding:
     if not (token.startswith("ak-") and secret.startswith("as-")):
         return Finding("Modal token", Verdict.WRONG, "the id does not begin with ak-, or the secret not with as-", remedy)
     return Finding("Modal token", Verdict.OK, "configured")
+
+
+def _bucket_fault(settings: Settings, error: SettingsError | StorageUnavailable) -> Finding:
+    """One that is away for the moment makes no worker unfit: jobs wait for it."""
+    found = f"{settings.file_store}: {error}"
+    if isinstance(error, SettingsError | StorageDenied):
+        remedy = (
+            "set SPILLWAY_GCS_CREDENTIALS_FILE to a service account's key, or attach the account to this machine,"
+            " and grant it roles/storage.objectUser on the bucket that SPILLWAY_FILE_STORE names"
+        )
+        return Finding("file store", Verdict.WRONG, found, remedy)
+    return Finding("file store", Verdict.WARNING, found, "let this machine reach storage.googleapis.com; jobs wait until it can")
 
 
 def _version(redis: RedisClient, settings: Settings) -> Finding:

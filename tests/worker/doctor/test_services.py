@@ -7,6 +7,7 @@ from redis import Redis
 
 from core.settings import Settings
 from tests.conftest import RedisServer, free_port
+from tests.gcs_server import CloudServer, Fault, Reply
 from worker.doctor.findings import Finding, Verdict
 from worker.doctor.services import file_store_finding, modal_finding, redis_findings
 
@@ -86,6 +87,38 @@ def test_a_file_store_without_room_for_the_largest_upload_is_warned_of(tmp_path:
     line = file_store_finding(Settings(file_store_dir=tmp_path, max_upload_bytes=10**18))
     assert line.verdict is Verdict.WARNING
     assert "SPILLWAY_MAX_UPLOAD_BYTES" in line.remedy
+
+
+def test_a_bucket_is_written_to_and_left_as_it_was(cloud: CloudServer, bucket: str, tmp_path: Path) -> None:
+    line = file_store_finding(Settings(file_store=f"gs://{bucket}/spillway", file_store_dir=tmp_path, max_upload_bytes=1))
+    assert line.verdict is Verdict.OK
+    assert line.found.startswith(f"gs://{bucket}/spillway, by way of {tmp_path}, ")
+    assert cloud.names(bucket) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "remedy"),
+    [
+        (403, Verdict.WRONG, "roles/storage.objectUser"),
+        (401, Verdict.WRONG, "SPILLWAY_GCS_CREDENTIALS_FILE"),
+        (404, Verdict.WRONG, "names"),
+    ],
+)
+def test_a_bucket_that_denies_us_is_a_fault(
+    cloud: CloudServer, bucket: str, tmp_path: Path, status: int, verdict: Verdict, remedy: str
+) -> None:
+    cloud.faults = [Fault(".", 99, Reply(status, {}, b"no"))]
+    line = file_store_finding(Settings(file_store=f"gs://{bucket}/spillway", file_store_dir=tmp_path))
+    assert line.verdict is verdict
+    assert bucket in line.found
+    assert remedy in line.remedy
+
+
+def test_a_bucket_that_is_away_for_the_moment_is_warned_of(cloud: CloudServer, bucket: str, tmp_path: Path) -> None:
+    cloud.faults = [Fault(".", 99, Reply(507, {}, b"no"))]
+    line = file_store_finding(Settings(file_store=f"gs://{bucket}/spillway", file_store_dir=tmp_path))
+    assert line.verdict is Verdict.WARNING
+    assert "storage.googleapis.com" in line.remedy
 
 
 @pytest.mark.parametrize(
