@@ -1,13 +1,13 @@
 """What clients read: the shapes of the API's answers, and how they come from ours."""
 
 import time
-from datetime import UTC, datetime
 
 from flask import Response
 from pydantic import BaseModel, Field
 
 from core.job import Job, JobFailure, JobOptions, JobState, Stage
 from core.job_store import Backlog, JobStore, WorkerReport
+from core.moments import rfc3339
 from core.transcript import Notice
 from core.urls import without_query
 
@@ -116,10 +116,6 @@ def wait_s(position: int, backlog: Backlog, workers: tuple[WorkerReport, ...]) -
         return None
     queued_s = backlog.queued_audio_s * position / max(backlog.queued_jobs, 1)
     return (backlog.running_audio_s + queued_s) / (backlog.real_time_factor * fit)
-
-
-def rfc3339(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def answer(model: BaseModel, status: int = 200) -> Response:

@@ -6,7 +6,7 @@ dequeue(id)
 drop_fetch(id)
 drop_lease(id)
 for n = 1, #deliveries do
-  redis.call('ZREM', ns .. ':outbox', id .. ':' .. n)
+  settle(id .. ':' .. n)
   redis.call('DEL', ns .. ':delivery:' .. id .. ':' .. n)
 end
 redis.call('ZREM', ns .. ':jobs', id)
