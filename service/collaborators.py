@@ -9,6 +9,7 @@ from flask import Flask, current_app
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
+from core.outbox import Outbox
 from core.settings import Settings
 from service.places import Places
 
@@ -17,6 +18,7 @@ from service.places import Places
 class Collaborators:
     settings: Settings
     jobs: JobStore
+    outbox: Outbox
     files: LocalFileStore
     ffmpeg: Ffmpeg
     wake: Callable[[], bool]  # whether the wake-up was sent

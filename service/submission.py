@@ -1,6 +1,8 @@
 """Taking a job in: the bytes durable, then probed, then the record, then the answer, then the wake-up."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 from uuid import uuid4
 
 from flask import Request, g
@@ -10,6 +12,7 @@ from core.file_store import StoredFile, input_key
 from core.job import Job, JobOptions, NewJob, check_duration
 from core.log import logger
 from core.urls import last_segment
+from service.callbacks import deliveries_of
 from service.collaborators import Collaborators
 from service.source_requests import MEDIA_TYPE, checked_source, fields_of
 from service.uploads import Upload, receive
@@ -50,22 +53,22 @@ def _check_open(given: Collaborators, idempotency_key: str) -> None:
 def _new_job(request: Request, given: Collaborators, job_id: str) -> NewJob:
     if request.mimetype == MEDIA_TYPE:
         fields = fields_of(request)
-        return _from_source(fields["source"], checked_options(fields), given, job_id)
+        return _from_source(fields, checked_options(fields), given, job_id)
     with given.long_requests.one(TOO_MANY_UPLOADS):
         upload = receive(request, given.files, input_key(job_id), max_bytes=given.settings.max_upload_bytes)
         if upload.file is None:
-            return _from_source(upload.fields["source"], options_of(upload.fields), given, job_id)
+            return _from_source(upload.fields, options_of(upload.fields), given, job_id)
         return _from_upload(upload, upload.file, given, job_id)
 
 
-def _from_source(source: object, options: JobOptions, given: Collaborators, job_id: str) -> NewJob:
+def _from_source(fields: Mapping[str, Any], options: JobOptions, given: Collaborators, job_id: str) -> NewJob:
     _check_model(options, given.settings.asr_model)
-    url = checked_source(source)
-    return NewJob(id=job_id, source=url, filename=last_segment(url), options=options)
+    url = checked_source(fields["source"])
+    return NewJob(id=job_id, source=url, filename=last_segment(url), options=options, deliveries=deliveries_of(fields, given.settings))
 
 
 def _from_upload(upload: Upload, file: StoredFile, given: Collaborators, job_id: str) -> NewJob:
-    options = options_of(upload.fields)
+    options, deliveries = options_of(upload.fields), deliveries_of(upload.fields, given.settings)
     _check_model(options, given.settings.asr_model)
     duration_s = given.ffmpeg.probe(given.files.local_path(file.key)).duration_s
     check_duration(duration_s, options, given.settings.max_duration_s)
@@ -77,6 +80,7 @@ def _from_upload(upload: Upload, file: StoredFile, given: Collaborators, job_id:
         input_bytes=file.bytes,
         input_sha256=file.sha256,
         options=options,
+        deliveries=deliveries,
     )
 
 

@@ -9,6 +9,7 @@ from core.errors import SettingsError
 from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
+from core.outbox import Outbox
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings
 from core.wakeups import celery_app, wake
@@ -23,9 +24,12 @@ REDIS_TIMEOUT_S = 2.0  # a request that waits for Redis holds a thread
 def create() -> Flask:
     settings = checked_settings()
     log.configure("service", level=settings.log_level, form=settings.log_format)
+    redis = redis_client(settings)
+    jobs = JobStore(redis)
     collaborators = Collaborators(
         settings=settings,
-        jobs=JobStore(redis_client(settings)),
+        jobs=jobs,
+        outbox=Outbox(redis, jobs),
         files=LocalFileStore(settings.file_store_dir),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),

@@ -21,6 +21,7 @@ from core.file_store import LocalFileStore, result_key
 from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner
 from core.media import Ffmpeg
+from core.outbox import Outbox
 from core.redis_steps import connect
 from core.settings import Settings
 from core.transcript import Models, Run, Segment, Speaker, Transcript, Turn
@@ -51,6 +52,7 @@ class Box:
         self.settings = Settings(redis_url=redis_url, file_store_dir=folder, ffmpeg=ffmpeg, asr_model="tiny", **changes)
         self.redis = connect(redis_url, timeout_s=2, retries=1)
         self.jobs, self.files = JobStore(self.redis), LocalFileStore(folder)
+        self.outbox = Outbox(self.redis, self.jobs)
         self.folder, self.wakeups = folder, 0
         self.streams = Places(2)
         self.uploads = Places(4)
@@ -84,6 +86,7 @@ class Box:
         return Collaborators(
             settings=self.settings,
             jobs=self.jobs,
+            outbox=self.outbox,
             files=self.files,
             ffmpeg=Ffmpeg(ffmpeg),
             wake=self._wake,
