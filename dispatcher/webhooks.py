@@ -35,7 +35,7 @@ class WebhookSender:
 
     def __init__(self, guard: Guard, secret: str, *, try_s: float = TRY_S) -> None:
         self._guard, self._signer, self._try_s = guard, Webhook(secret), try_s
-        self._timeout = httpx.Timeout(CONNECT_S, read=try_s)
+        self._timeout = httpx.Timeout(min(CONNECT_S, try_s), read=try_s)
         self._tls = httpx.create_ssl_context(trust_env=False)
 
     def __call__(self, delivery: Delivery, check: Callable[[], None]) -> Tried:

@@ -190,15 +190,19 @@ def test_a_busy_host_is_passed_over(store: JobStore, outbox: Outbox) -> None:
     assert taken(outbox).job.id == slow.id
 
 
-def test_however_many_wait_for_a_busy_host_the_others_come_to_their_turn(store: JobStore, outbox: Outbox, redis: RedisClient) -> None:
-    job, last = ended(store, "slow.example.org"), ended(store)
+@pytest.mark.parametrize("place", [-1, 1])
+def test_however_many_wait_for_a_busy_host_the_others_come_to_their_turn(
+    store: JobStore, outbox: Outbox, redis: RedisClient, place: int
+) -> None:
+    job, other = ended(store, "slow.example.org"), ended(store)
+    redis.zadd("spillway:outbox", {f"{other.id}:1": place})
     slow = {"job": job.id, "what": json.dumps(webhook("slow.example.org")), "tries": 0}
     pipe = redis.pipeline()
     for number in range(2, 1502):
         pipe.hset(f"spillway:delivery:{job.id}:{number}", mapping=slow).zadd("spillway:outbox", {f"{job.id}:{number}": 0})
     pipe.execute()
     looks = [outbox.claim(ONE, busy_hosts=["slow.example.org"]) for _ in range(100)]
-    assert [found.job.id for found in looks if found] == [last.id]
+    assert [found.job.id for found in looks if found] == [other.id]
 
 
 @pytest.mark.parametrize("is_taken", [False, True])

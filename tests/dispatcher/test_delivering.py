@@ -27,7 +27,7 @@ from core.render import Format
 from dispatcher.delivering import LONGEST_ASKED_S, LONGEST_PAUSE_S, PATIENCE_S, Deliverer, Limits, pause_after
 from dispatcher.guard import Guard
 from dispatcher.outputs import OutputSender
-from dispatcher.sending import Send, Tried
+from dispatcher.sending import Send, Tried, failed
 from dispatcher.webhooks import WebhookSender
 from tests.conftest import RedisServer, free_port, wait_for
 from tests.dispatcher.process import running_dispatcher
@@ -167,11 +167,13 @@ def test_a_receiver_that_is_gone_is_asked_once(box: Box, server: SourceServer) -
 
 
 def test_a_receiver_that_never_takes_it_is_given_up_after_a_day(box: Box, server: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.delivering.PATIENCE_S", 0.3)
     server.answers["/hook"] = lambda visit: visit.say(500)
-    delivery = box.settled(box.deliverer(pause_s=60), box.ended(server.url("/hook")))
+    job_id, deliverer = box.ended(server.url("/hook")), box.deliverer()
+    box.tried(deliverer, job_id, 2)
+    monkeypatch.setattr("dispatcher.delivering.PATIENCE_S", 0.0)  # the day is over
+    delivery = box.settled(deliverer, job_id)
     assert (delivery.state, delivery.next_try_at) == (DeliveryState.FAILED, None)
-    assert len(delivery.attempts) == 2, "the last one at the end"
+    assert {attempt.status for attempt in delivery.attempts} == {500}
 
 
 @pytest.mark.parametrize(("asked_s", "heeded_s"), [("30", 30.0), ("999999999", LONGEST_ASKED_S)])
@@ -209,6 +211,7 @@ def test_one_slow_host_holds_up_no_other(box: Box, server: SourceServer, hang: H
     with SourceServer({"/hook": lambda visit: visit.say(200)}, port=server.port, address="127.0.0.2"):
         for job_id in quick:
             assert box.settled(deliverer, job_id).state == DeliveryState.DELIVERED
+    wait_for(lambda: len(server.asked) >= 2, "two to be sent to the slow one")
     assert len(server.asked) == 2
     hang.released.set()
     for job_id in slow:
@@ -230,7 +233,9 @@ def test_a_job_that_is_deleted_meanwhile_owes_nothing_any_more(box: Box, server:
     deliverer.step()
     assert hang.is_reached.wait(5)
     box.jobs.delete(job_id)
+    began = time.monotonic()
     box.stepped(deliverer, lambda: not deliverer._flights, "the delivery to be left")
+    assert time.monotonic() - began < 4, "not when the receiver's time is over"
     assert box.redis.keys("spillway:delivery:*") == []
 
 
@@ -303,6 +308,26 @@ def test_a_deliverer_that_stops_hands_its_delivery_back_at_once(box: Box, server
     hang.released.set()
     delivery = box.settled(box.deliverer("second"), job_id)
     assert (delivery.state, delivery.token, len(delivery.attempts)) == (DeliveryState.DELIVERED, 2, 1)
+
+
+def test_a_delivery_that_does_not_let_go_in_time_is_handed_back_all_the_same(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.delivering.STOP_S", 0.05)
+    is_reached, released = threading.Event(), threading.Event()
+
+    def deaf(_delivery: Delivery, _check: Callable[[], None]) -> Tried:
+        is_reached.set()
+        released.wait(20)
+        return failed("too late")
+
+    box.senders[DeliveryKind.WEBHOOK] = deaf
+    first, job_id = box.deliverer("first"), box.ended("https://example.org/hook")
+    first.step()
+    assert is_reached.wait(5)
+    first.close()
+    taken = box.outbox.claim(DeliveryLease("second", 60, 3))
+    released.set()
+    assert taken is not None
+    assert taken.job.id == job_id
 
 
 def test_what_was_delivered_while_redis_was_away_is_not_delivered_again(redis_server: RedisServer, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One try at a time: what is sent, how it is signed, and that no receiver can hold it or lead it astray."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,6 +102,7 @@ def test_an_end_without_a_transcript_is_an_event_too(state: JobState) -> None:
 
 LARGE = {
     "a long prompt": (JobOptions(initial_prompt="語" * 4000, metadata={"text": "a" * 9000}), ["options"]),
+    "metadata that just fits": (JobOptions(metadata={"text": "語" * 6000}), []),
     "metadata of many bytes": (JobOptions(metadata={"text": "語" * 15_000}), ["options", "metadata"]),
 }
 
@@ -176,6 +178,14 @@ def test_a_receiver_that_hangs_is_left_when_its_time_is_over(
     began = time.monotonic()
     tried = sent(server.url("/hook"), try_s=0.3)
     assert (tried.state, tried.answer.status, tried.answer.error) == (DeliveryState.PENDING, None, "no answer in time")
+    assert time.monotonic() - began < 3
+
+
+def test_a_receiver_that_never_shakes_hands_is_left_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        tried = sent(f"https://127.0.0.1:{silent.getsockname()[1]}/hook", try_s=0.3)
+    assert (tried.state, tried.answer.error) == (DeliveryState.PENDING, "no answer in time")
     assert time.monotonic() - began < 3
 
 
