@@ -1,14 +1,15 @@
 # The contract commands: a developer's, CI's and the README's. `make help` lists them.
 PYTHON := .venv/bin/python
 ARGS ?=
+IMAGE_ARGS ?=
 # Some containers forbid bytecode; then every start compiles the ML stack again, 29 s of CPU in place of 9.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test up down check format lock bench clean
+.PHONY: help setup models demo test up down image image-smoke check format lock refresh bundle audit bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## the environment in .venv, from the lock files; nothing to do when it is theirs already
 	@sh tools/bootstrap.sh
@@ -37,8 +38,24 @@ check: setup ## ruff, mypy, import contracts
 format: setup ## lets ruff lay out the code
 	$(PYTHON) -m ruff format .
 
+image: ## both images; make image IMAGE_ARGS='--build-arg GPU_STACK=none'
+	DOCKER_BUILDKIT=1 docker build $(IMAGE_ARGS) --target service --tag spillway-service .
+	DOCKER_BUILDKIT=1 docker build $(IMAGE_ARGS) --target worker --tag spillway-worker .
+
+image-smoke: setup ## both images built and run on the CPU, the worker killed in mid-job; needs Docker
+	@$(PYTHON) -m tools.image_smoke $(ARGS)
+
 lock: ## moves the hashed locks; make lock UPGRADE=--upgrade for the newest that the pins allow
 	UPGRADE='$(UPGRADE)' sh tools/lock.sh
+
+refresh: models ## moves the locks, shows what moved, tests the stack on them; UPGRADE=--upgrade for all, PACKAGE=httpx for one
+	@UPGRADE='$(UPGRADE)' PACKAGE='$(PACKAGE)' sh tools/refresh.sh
+
+bundle: setup ## every wheel and the demo models in dist/, for installing without a network; TORCH_INDEX=url for the torch pair's index
+	@UV=$$(sh tools/uv.sh) $(PYTHON) -m tools.bundle --torch-index '$(TORCH_INDEX)'
+
+audit: setup ## known advisories against every lock; each finding needs its entry in requirements/audit.toml
+	@UV=$$(sh tools/uv.sh) $(PYTHON) -m tools.audit $(ARGS)
 
 bench: models ## speed beside plain WhisperX on the same audio and models
 	@$(PYTHON) -m tools.bench $(ARGS)

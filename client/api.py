@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import httpx
 
-from client.errors import ServiceAway, ServiceBusy, refusal
+from client.errors import ServiceAway, ServiceBusy, SpillwayError, refusal
 from client.models import Job, JobPage, Queue
 from client.sse import events
 
@@ -30,9 +30,12 @@ OnChange = Callable[[Job], None]
 class SpillwayClient:
     """Every method raises `ServiceRefused` with the service's code and message, or `ServiceAway`."""
 
-    def __init__(self, base_url: str = DEFAULT_URL, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_s: float = 30.0) -> None:
         is_local = urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=not is_local)  # no proxy stands before loopback
+        # No proxy stands before loopback. Redirects are not followed: the service sends none, and the key is for it alone.
+        self._http = httpx.Client(
+            base_url=base_url, timeout=timeout_s, trust_env=not is_local, follow_redirects=False, headers=_credentials(api_key)
+        )
         self._timeout_s, self._base_url = timeout_s, base_url
 
     def __enter__(self) -> Self:
@@ -126,7 +129,7 @@ class SpillwayClient:
         yield job
         timeout = httpx.Timeout(self._timeout_s, read=STREAM_SILENCE_S)
         with _translated(self._base_url), self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=timeout) as response:
-            if response.is_error:
+            if not response.is_success:
                 response.read()
                 raise refusal(response)
             for event in events(response.iter_lines()):
@@ -156,6 +159,13 @@ class _WatchedFile(FileIO):
         if self._on_read:
             self._on_read(self.tell(), self._total)
         return content
+
+
+def _credentials(api_key: str | None) -> dict[str, str]:
+    key = (api_key or "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise SpillwayError("the API key holds characters that none has: copy it once more", code="malformed_api_key")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 FORMATS = ("json", "txt", "srt", "vtt", "tsv", "rttm")
+KEY = "A service that needs an API key finds it in the variable SPILLWAY_API_KEY."
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
 # The service's options for a job, as they are given here; its documentation says what they do.
@@ -29,7 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def parser() -> ArgumentParser:
-    root = ArgumentParser(prog="spillway", description="Speech to text by a Spillway service.")
+    root = ArgumentParser(prog="spillway", description="Speech to text by a Spillway service.", epilog=KEY)
     url = ArgumentParser(add_help=False)
     url.add_argument("--url", help="the service; SPILLWAY_URL or http://127.0.0.1:8000 if absent")
     commands = root.add_subparsers(dest="command", required=True)

@@ -13,10 +13,10 @@ from rich.console import Console
 from client.api import DEFAULT_URL, SpillwayClient
 from client.arguments import FORMATS, OPTIONS, parser
 from client.display import LiveProgress, live_progress, show_job, show_jobs, show_queue, show_transcript
-from client.errors import SpillwayError
+from client.errors import ServiceRefused, SpillwayError
 from client.models import Job
 
-URL_VARIABLE = "SPILLWAY_URL"
+URL_VARIABLE, KEY_VARIABLE = "SPILLWAY_URL", "SPILLWAY_API_KEY"
 out, err = Console(), Console(stderr=True)
 
 
@@ -24,8 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_args(arguments)
     url = asked.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
     try:
-        with SpillwayClient(url) as client:
+        with SpillwayClient(url, api_key=os.environ.get(KEY_VARIABLE)) as client:
             return COMMANDS[asked.command](client, asked)
+    except ServiceRefused as refused:
+        return _complain(refused.message + (f" (`spillway` sends the key in {KEY_VARIABLE})" if refused.status in (401, 403) else ""))
     except SpillwayError as error:
         return _complain(error.message)
     except BrokenPipeError:  # whoever read us, `head` say, has had enough

@@ -37,11 +37,19 @@ def progress_of(job: Job) -> ProgressOf:
     if job.state == "queued":
         if job.stage:
             return ProgressOf(STAGES.get(job.stage, job.stage), 0.0)
-        before = job.queue_position
-        return ProgressOf("waiting" if not before else f"waiting, {before} before it", 0.0)
+        return ProgressOf(_waiting(job), 0.0)
     if job.state == "running":
         return ProgressOf(STAGES.get(job.stage or "", job.stage or "starting"), job.progress)
     return ProgressOf(job.state, 1.0 if job.state == "succeeded" else job.progress)
+
+
+def _waiting(job: Job) -> str:
+    if job.waiting_for == "models":
+        at = job.downloading
+        return "waiting for the models" + (f": {at.done_bytes / 1e9:.1f} of {at.total_bytes / 1e9:.1f} GB" if at else "")
+    if job.waiting_for == "worker":
+        return "waiting for a fit worker (`spillway queue` says why)"
+    return f"waiting, {job.queue_position} before it" if job.queue_position else "waiting"
 
 
 class LiveProgress:

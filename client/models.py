@@ -14,6 +14,13 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Download:
+    done_bytes: int
+    total_bytes: int
+    what: str
+
+
+@dataclass(frozen=True)
 class Job:
     """Times are RFC 3339, UTC."""
 
@@ -24,6 +31,8 @@ class Job:
     attempt: int
     losses: int
     queue_position: int | None  # jobs before it
+    waiting_for: str | None  # models, worker or turn, while it is queued
+    downloading: Download | None  # the models that it waits for
     estimated_start: str | None
     created_at: str
     started_at: str | None
@@ -46,6 +55,7 @@ class Job:
         known = {field.name: answer.get(field.name) for field in fields(cls)}
         known["warnings"] = tuple(_failure(warning) for warning in answer.get("warnings") or ())
         known["error"] = _failure(answer["error"]) if answer.get("error") else None
+        known["downloading"] = _download(answer["downloading"]) if answer.get("downloading") else None
         return cls(**known)  # type: ignore[arg-type]  # the service's schema is trusted to hold its types
 
 
@@ -81,6 +91,10 @@ class Queue:
         known = {field.name: answer[field.name] for field in fields(cls)}
         known["workers"] = tuple(Worker(**{field.name: worker[field.name] for field in fields(Worker)}) for worker in answer["workers"])
         return cls(**known)
+
+
+def _download(answer: Mapping[str, Any]) -> Download:
+    return Download(answer["done_bytes"], answer["total_bytes"], answer["what"])
 
 
 def _failure(answer: Mapping[str, str]) -> Failure:

@@ -3,12 +3,16 @@
 SpillwayError
 ├── CallerError                the caller's: never retried, the message is shown and says what to do
 │   ├── InvalidRequest         400, 422
-│   │   └── UnknownOption
+│   │   ├── UnknownOption
+│   │   └── Unsupported        422: not by this installation, as it is set up
 │   ├── InvalidMedia           415, 422: no audio in it, or not decodable
+│   ├── ObjectRefused          422: a gs:// object that the caller named cannot be read or written
 │   ├── TooLarge               413
 │   │   └── SourceTooLarge     a source of more bytes than are taken
 │   ├── SourceRefused          a source at an address that must not be reached
 │   ├── SourceUnreachable      a source that its server does not give
+│   ├── Unauthorized           401: no API key, or none that is good
+│   ├── Forbidden              403: the key's scope is not enough
 │   ├── JobNotFound            404
 │   ├── TranscriptNotReady     409
 │   ├── IdempotencyConflict    409
@@ -16,9 +20,13 @@ SpillwayError
 │   ├── ServiceBusy            503 with Retry-After
 │   ├── SettingsError          a process does not start
 │   └── ModelMissing           the model files are not there, or not what was recorded
+│       └── ModelSourceAway    where they come from does not answer: a later try may
 └── OurError                   ours: retried, generic outside, detailed in the log
     ├── StoreUnavailable       503: Redis is away
     ├── DiskFull               507
+    ├── StorageUnavailable     503: the bucket does not answer, or has had enough for the moment
+    │   └── StorageDenied      no, wrong or expired credentials
+    │       └── BucketDenied   the bucket is not there, or not ours to use
     ├── OutOfMemory            the device's memory does not hold one window
     └── EngineFailed           a stage of the engine broke
 LeaseLost                      not an error to show: another runner owns the job
@@ -52,10 +60,22 @@ class UnknownOption(InvalidRequest):
     code = "unknown_option"
 
 
+class Unsupported(InvalidRequest):
+    """This installation, as its operator set it up, does not do that; the message says what to do instead."""
+
+    code = "unsupported"
+
+
 class InvalidMedia(CallerError):
     """The upload holds no audio that can be decoded."""
 
     code = "invalid_media"
+
+
+class ObjectRefused(CallerError):
+    """A `gs://` object that the caller named is not there, is not ours to read or write, or changed meanwhile; the message says which."""
+
+    code = "object_refused"
 
 
 class TooLarge(CallerError):
@@ -82,8 +102,20 @@ class SourceUnreachable(CallerError):
     code = "source_unreachable"
 
 
+class Unauthorized(CallerError):
+    """The call carries no API key, or none that is known here and not revoked."""
+
+    code = "unauthorized"
+
+
+class Forbidden(CallerError):
+    """The caller is known, and may not do this."""
+
+    code = "forbidden"
+
+
 class JobNotFound(CallerError):
-    """There is no such job, or it was deleted."""
+    """There is no such job, it was deleted, or it is another API key's."""
 
     code = "job_not_found"
 
@@ -132,6 +164,10 @@ class ModelMissing(CallerError):
     code = "model_missing"
 
 
+class ModelSourceAway(ModelMissing):
+    """The network, or the host that the files come from, is away."""
+
+
 class OurError(SpillwayError):
     """Not the caller's to mend."""
 
@@ -150,6 +186,26 @@ class DiskFull(OurError):
     """The file store has no room."""
 
     code = "disk_full"
+
+
+class StorageUnavailable(OurError):
+    """Google Cloud Storage does not answer, or asks to be left alone for a while."""
+
+    code = "storage_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StorageDenied(StorageUnavailable):
+    """Google Cloud Storage does not take our credentials, or there are none: the operator mends it, meanwhile jobs wait."""
+
+    code = "storage_denied"
+
+
+class BucketDenied(StorageDenied):
+    """The bucket is not there, or our account may not do that in it; the message names account, permission and role."""
 
 
 class OutOfMemory(OurError):

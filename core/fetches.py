@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from core.errors import JobNotFound
 from core.job import Fetched, Job, JobFailure, JobState
-from core.job_store import NAMESPACE, JobStore, Verdict
-from core.redis_steps import RedisClient, RedisSteps, redis_away
+from core.job_store import JobStore, Verdict
+from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 
 
 @dataclass(frozen=True)

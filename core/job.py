@@ -11,7 +11,7 @@ from core.languages import code_of, is_language
 from core.transcript import Notice
 
 MOST_NESTED = 50  # Redis' own JSON reader, which the steps use, stops at 1000
-ANONYMOUS = "anonymous"  # the key id of every job until there are API keys
+ANONYMOUS = "anonymous"  # the key id of jobs sent without an API key
 
 
 class JobState(StrEnum):

@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
 from core.errors import IdempotencyConflict, JobNotFound, QueueFull
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
-from core.redis_steps import RedisClient, RedisSteps, is_reachable, redis_away
+from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, is_reachable, redis_away
 from core.transcript import Notice
 
-NAMESPACE = "spillway"
 MOST_READ = 5_000  # records that a page of one state looks through: 0.15 s beside a local Redis
 SUSPECT_AFTER = 2  # losses after which a job runs alone, so that it takes nobody with it
 
@@ -55,6 +54,24 @@ class Backlog:
     real_time_factor: float | None  # audio seconds per second, of recent jobs; None before the first
 
 
+class WorkerState(StrEnum):
+    STARTING = "starting"
+    DOWNLOADING = "downloading"  # also while it waits for a network that is away
+    LOADING = "loading"
+    FIT = "fit"
+    MODELS_MISSING = "models_missing"  # and they do not come until somebody does what the reason says
+    UNFIT = "unfit"
+
+
+@dataclass(frozen=True)
+class Download:
+    """Bytes over all models together, and the file that comes now."""
+
+    done_bytes: int
+    total_bytes: int
+    what: str
+
+
 @dataclass(frozen=True)
 class WorkerReport:
     """What a worker says of itself; it is forgotten when it falls silent."""
@@ -65,6 +82,10 @@ class WorkerReport:
     device: str
     asr_model: str
     jobs_in_flight: int = 0  # counted by the store
+    state: WorkerState = WorkerState.STARTING
+    downloading: Download | None = None
+    host: str = ""
+    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,21 +121,30 @@ class JobStore:
             raise QueueFull(f"the queue is full: {detail} jobs wait; try again later")
         return self.get(str(detail)), outcome == "created"
 
-    def get(self, job_id: str) -> Job:
-        """Raises `JobNotFound`."""
+    def get(self, job_id: str, *, key_id: str | None = None) -> Job:
+        """Raises `JobNotFound`, also for the job of another API key than `key_id`, if that is given."""
         with redis_away():
             fields = self._redis.hgetall(self._key("job", job_id))
-        if not fields:
+        if not fields or key_id not in (None, fields.get("key_id")):
             raise _not_found(job_id)
         return _job(fields)
 
-    def page(self, *, limit: int = 50, before: str | None = None, state: JobState | None = None, most_read: int = MOST_READ) -> Page:
-        """`before` is the `next` of the page before. Raises `JobNotFound` when that was deleted.
+    def page(
+        self,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        state: JobState | None = None,
+        key_id: str | None = None,
+        most_read: int = MOST_READ,
+    ) -> Page:
+        """`before` is the `next` of the page before. Raises `JobNotFound` when that was deleted, or is not among these jobs.
 
-        Of one state it looks through `most_read` records at most: then a page with few jobs, even none, can have a next.
+        Of one API key only, if `key_id` is given. Of one state it looks through `most_read` records at most: then a page with
+        few jobs, even none, can have a next.
         """
         reach = limit if state is None else most_read
-        ids = self._older_than(before, reach + 1)
+        ids = self._older_than(self._key("jobs", *([key_id] if key_id else [])), before, reach + 1)
         jobs: list[Job] = []
         for fields in self._records(ids[:reach], state):
             if len(jobs) == limit:
@@ -212,7 +242,7 @@ class JobStore:
 
     def report_worker(self, report: WorkerReport, *, ttl_s: float) -> None:
         with redis_away():
-            said = {name: value for name, value in report.__dict__.items() if name != "jobs_in_flight"}
+            said = {name: value for name, value in asdict(report).items() if name != "jobs_in_flight"}
             self._redis.set(self._key("worker", report.slot), json.dumps(said), px=_ms(ttl_s))
             self._redis.sadd(self._key("workers"), report.slot)
 
@@ -222,7 +252,7 @@ class JobStore:
             slots = sorted(self._redis.smembers(self._key("workers")))
             reports = self._redis.mget([self._key("worker", slot) for slot in slots]) if slots else []
             held = [self._redis.scard(self._key("slot", slot)) for slot in slots]
-        return tuple(WorkerReport(**json.loads(report), jobs_in_flight=jobs) for report, jobs in zip(reports, held, strict=True) if report)
+        return tuple(_report(json.loads(report), jobs) for report, jobs in zip(reports, held, strict=True) if report)
 
     def backlog(self) -> Backlog:
         with redis_away():
@@ -277,13 +307,13 @@ class JobStore:
     def _finish(self, job: Job, state: JobState, *fields: str) -> JobState | None:
         return _state(self._steps.run("finish", job.id, job.attempt, state, *fields))
 
-    def _older_than(self, job_id: str | None, most: int) -> list[str]:
+    def _older_than(self, listing: str, job_id: str | None, most: int) -> list[str]:
         """Ids, newest first. Raises `JobNotFound`."""
         with redis_away():
-            rank = -1 if job_id is None else self._redis.zrevrank(self._key("jobs"), job_id)
+            rank = -1 if job_id is None else self._redis.zrevrank(listing, job_id)
             if rank is None:
                 raise _not_found(str(job_id))
-            return list(self._redis.zrevrange(self._key("jobs"), rank + 1, rank + most))
+            return list(self._redis.zrevrange(listing, rank + 1, rank + most))
 
     def _records(self, ids: Sequence[str], state: JobState | None, at_once: int = 100) -> Iterator[dict[str, str]]:
         """As they are in Redis, of one state if asked, without those deleted meanwhile."""
@@ -330,6 +360,12 @@ def _job(fields: dict[str, str]) -> Job:
         warnings=tuple(Notice(**notice) for notice in json.loads(fields.get("warnings", "[]"))),
         error=JobFailure.model_validate_json(fields["error"]) if "error" in fields else None,
     )
+
+
+def _report(said: dict[str, Any], jobs_in_flight: int) -> WorkerReport:
+    # A worker from before an update says neither.
+    state, download = WorkerState(said.pop("state", WorkerState.STARTING)), said.pop("downloading", None)
+    return WorkerReport(**said, state=state, downloading=Download(**download) if download else None, jobs_in_flight=jobs_in_flight)
 
 
 def _not_found(job_id: str) -> JobNotFound:

@@ -63,6 +63,12 @@ class Ffmpeg:
         """Raises `OurError` when there is no ffmpeg."""
         return self._run(["-version"], TIMEOUT_FLOOR_S).output.decode(errors="replace").split("\n")[0]
 
+    def listed(self, kind: str) -> frozenset[str]:
+        """Names that this build has of a kind: `protocols`, `demuxers`, `decoders`, `filters`. Raises `OurError`."""
+        rows = [line.split() for line in self._run([f"-{kind}"], TIMEOUT_FLOOR_S).output.decode(errors="replace").splitlines()]
+        # A protocol stands alone on its line; the others behind their flags, those of one demuxer joined by commas.
+        return frozenset(name for row in rows if row for name in row[min(1, len(row) - 1)].split(","))
+
     def probe(self, path: Path, *, timeout_s: float = 600.0) -> Media:
         """Duration by the time stamps of every packet of the first audio stream: headers lie or are missing. Raises `InvalidMedia`.
 

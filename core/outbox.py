@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from core.errors import JobNotFound
 from core.job import Job
-from core.job_store import NAMESPACE, JobStore, Verdict
-from core.redis_steps import RedisClient, RedisSteps, redis_away
+from core.job_store import JobStore, Verdict
+from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 
 
 class DeliveryKind(StrEnum):

@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from core.errors import StoreUnavailable
 
+NAMESPACE = "spillway"
 STEPS = (
     "submit", "claim", "beat", "keep", "finish", "cancel", "release", "retry", "reclaim_expired", "reclaim_slot", "delete",
     "claim_fetch", "beat_fetches", "fetched", "retry_fetch", "release_fetch",

@@ -1,5 +1,6 @@
 """Every setting, read once from `SPILLWAY_*` variables into one frozen object that each process passes down."""
 
+import json
 import os
 import re
 from base64 import b64decode
@@ -11,11 +12,13 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
+from core.gs_address import ADDRESS
 
 PREFIX = "SPILLWAY_"
+FILE_SUFFIX = "_FILE"  # SPILLWAY_X_FILE names the file that holds x: how containers are handed secrets
 HOST_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 MAKE_WEBHOOK_SECRET = 'echo "whsec_$(head -c 32 /dev/urandom | base64)"'
-NOT_OURS = ("SPILLWAY_URL",)  # the client's: where the service is
+NOT_OURS = ("SPILLWAY_URL", "SPILLWAY_API_KEY")  # the client's: where the service is, and its key
 
 
 class Settings(BaseModel):
@@ -25,7 +28,16 @@ class Settings(BaseModel):
 
     # Where things are
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis: job records, the queue, wake-ups.")
-    file_store_dir: Path = Field(Path("/var/lib/spillway/files"), description="Uploads, stage products and transcripts.")
+    file_store: str | None = Field(
+        None, description="`gs://bucket/prefix` keeps files in Google Cloud Storage; unset, in the folder below."
+    )
+    file_store_dir: Path = Field(
+        Path("/var/lib/spillway/files"),
+        description="Uploads, stage products and transcripts; with a bucket, room for uploads and copies under way.",
+    )
+    gcs_credentials: str | None = Field(
+        None, repr=False, description="A service account's key (JSON) for `gs://`; unset, application default credentials."
+    )
     model_dir: Path = Field(Path("/var/lib/spillway/models"), description="Model files, filled by `python -m worker.model_files pull`.")
     ffmpeg: str = Field("ffmpeg", description="The ffmpeg program: a name on PATH or a path.")
 
@@ -83,14 +95,18 @@ class Settings(BaseModel):
     device: Literal["cuda", "cpu"] = Field("cuda", description="`cuda`, or `cpu` by your own choice: a GPU worker never falls back to it.")
     gpu_stack: Literal["auto", "cu118", "none"] = Field(
         "auto",
-        description="CUDA libraries that must be there: `cu118` torch's own, `auto` what torch brings; `none` was built without, and refuses a GPU.",
+        description="CUDA libraries to be found: `cu118` torch's own, `auto` what torch brings; `none`: built without, and refuses a GPU.",
     )
     device_index: int = Field(0, ge=0, description="Which GPU, counted from 0.")
-    compute_type: str = Field("auto", description="CTranslate2 compute type; `auto` is float16 on cuda, int8 on cpu.")
+    compute_type: str = Field(
+        "auto", description="CTranslate2 compute type; `auto` is int8 on cpu, on cuda what the GPU and its memory allow (docs/gpu.md)."
+    )
     cpu_threads: int = Field(0, ge=0, description="Threads of the engine on cpu; 0 is one per core.")
-    asr_batch_size: int = Field(16, ge=1, le=256, description="Most 30-s windows in one Whisper batch, gathered from all jobs in flight.")
+    asr_batch_size: int = Field(
+        0, ge=0, le=256, description="Most 30-s windows in one Whisper batch, from all jobs in flight; 0: by the GPU's memory, 16 on cpu."
+    )
     segmentation_batch_size: int = Field(
-        32, ge=1, le=256, description="Most windows in one batch of speaker segmentation and of embeddings."
+        0, ge=0, le=256, description="Most windows in one batch of speaker segmentation and embeddings; 0: by the GPU's memory, 8 on cpu."
     )
     beam_size: int = Field(5, ge=1, le=20, description="Beams of Whisper's search.")
     vad_onset: float = Field(0.5, gt=0, lt=1, description="Speech begins above this probability.")
@@ -98,7 +114,7 @@ class Settings(BaseModel):
 
     # The queue
     worker_slot: str | None = Field(
-        None, description="A name that a restarted worker keeps, its own for each worker; host, device and index if unset."
+        None, description="A name that a restarted worker keeps; workers that share one are numbered; host, device and index if unset."
     )
     max_jobs_in_flight: int = Field(32, ge=1, le=256, description="Most jobs that one worker runs at once.")
     max_audio_in_flight_s: float = Field(
@@ -118,6 +134,26 @@ class Settings(BaseModel):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+
+    @field_validator("file_store")
+    @classmethod
+    def _is_a_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(ADDRESS, value):
+            raise ValueError(f"write gs://bucket/prefix, or leave it unset for the folder {variable('file_store_dir')}")
+        return value
+
+    @field_validator("gcs_credentials")
+    @classmethod
+    def _is_a_key(cls, value: str | None) -> str | None:
+        try:
+            key = None if value is None else json.loads(value)
+        except ValueError:
+            key = {}
+        if key is not None and not (isinstance(key, dict) and {"client_email", "private_key", "token_uri"} <= key.keys()):
+            raise ValueError(
+                f"give a service account's key, the JSON file as Google made it, by {variable('gcs_credentials')}{FILE_SUFFIX}"
+            )
+        return value
 
     @field_validator("fetch_allow", "callback_allow")
     @classmethod
@@ -146,18 +182,20 @@ class Settings(BaseModel):
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """The settings of this process.
 
-        Raises `SettingsError` naming every variable that is unknown or wrong. An empty variable counts as unset.
+        Raises `SettingsError` naming every variable that is unknown or wrong. An empty variable counts as unset;
+        `SPILLWAY_X_FILE` in place of `SPILLWAY_X` names a file that holds the value.
         """
         given = {
             name: value
             for name, value in (os.environ if environment is None else environment).items()
             if name.startswith(PREFIX) and name not in NOT_OURS and value
         }
-        unknown = sorted(name for name in given if field_name(name) not in cls.model_fields)
+        unknown = sorted(name for name in given if field_name(_plain(name)) not in cls.model_fields)
         if unknown:
             raise SettingsError(f"unknown setting {', '.join(unknown)}: the README's table lists them all")
+        values = _with_files_read(given)
         try:
-            return cls.model_validate({field_name(name): _parsed(field_name(name), value) for name, value in given.items()})
+            return cls.model_validate({field_name(name): _parsed(field_name(name), value) for name, value in values.items()})
         except ValidationError as error:
             raise SettingsError("; ".join(_complaint(problem) for problem in error.errors())) from None
 
@@ -176,6 +214,29 @@ def _is_webhook_secret(text: str) -> bool:
         return text.startswith("whsec_") and 24 <= len(b64decode(text.removeprefix("whsec_"), validate=True)) <= 64
     except ValueError:
         return False
+
+
+def _plain(variable_name: str) -> str:
+    """Without the suffix that makes it name a file."""
+    return variable_name.removesuffix(FILE_SUFFIX)
+
+
+def _with_files_read(given: Mapping[str, str]) -> dict[str, str]:
+    both = sorted(name for name in given if name != _plain(name) and _plain(name) in given)
+    if both:
+        raise SettingsError("; ".join(f"{_plain(name)} and {name} are both set: unset one of them" for name in both))
+    return {_plain(name): value if name == _plain(name) else _content(name, value) for name, value in given.items()}
+
+
+def _content(name: str, path: str) -> str:
+    try:
+        content = Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(f"{name} is {path}, which cannot be read: {why}") from None
+    if not content:
+        raise SettingsError(f"{name} is {path}, which is empty: put the value in, or unset the variable")
+    return content
 
 
 def _parsed(field: str, value: str) -> Any:

@@ -6,6 +6,7 @@ from core.errors import InvalidRequest
 
 LONGEST = 4096  # signed URLs of clouds have 500 to 2000 characters
 FILENAME_CHARACTERS = 255
+GS = "gs://"
 
 
 def check_url(url: str, *, field: str, schemes: tuple[str, ...]) -> None:
@@ -28,13 +29,15 @@ def check_url(url: str, *, field: str, schemes: tuple[str, ...]) -> None:
 
 
 def without_query(url: str) -> str:
-    """Fit to be shown and logged: the query of a signed URL is a secret."""
+    """Fit to be shown and logged: the query of a signed URL is a secret. In gs:// addresses everything is name."""
+    if url.startswith(GS):
+        return url
     return urlsplit(url)._replace(query="", fragment="").geturl()
 
 
 def last_segment(url: str) -> str:
     """The file's name, as far as the path has one."""
-    return display_name(unquote(urlsplit(url).path, errors="replace"))
+    return display_name(url if url.startswith(GS) else unquote(urlsplit(url).path, errors="replace"))
 
 
 def display_name(filename: str) -> str:

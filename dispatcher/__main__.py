@@ -8,16 +8,19 @@ from uuid import uuid4
 from core import log, wakeups
 from core.errors import SettingsError
 from core.fetches import Fetches, FetchLease
-from core.file_store import LocalFileStore
+from core.gcs import CloudStorage
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.outbox import DeliveryKind, DeliveryLease, Outbox
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings, variable
+from core.storage import bucket_of, open_file_store
 from dispatcher import delivering
 from dispatcher.delivering import MOST_LOSSES, Deliverer
 from dispatcher.fetching import Fetcher, Limits, Stores
+from dispatcher.gs_fetch import GsFetch
 from dispatcher.guard import Guard
+from dispatcher.health import went_round
 from dispatcher.http_fetch import HttpFetch
 from dispatcher.loops import run
 from dispatcher.reclaim import Reclaimer
@@ -49,6 +52,7 @@ def main() -> None:
     run(
         (reclaimer.step, fetcher.step, deliverer.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
         leads=lambda: store.lead(me, ttl_s=LEADERSHIP_S),
+        went_round=went_round,
         period_s=settings.sweep_period_s,
         stop=stop,
     )
@@ -60,9 +64,9 @@ def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: st
     http = HttpFetch(Guard(settings.fetch_allow), max_bytes=settings.max_upload_bytes)
     lease = FetchLease(me, settings.lease_s, settings.max_losses)
     return Fetcher(
-        Stores(Fetches(redis, store), store, LocalFileStore(settings.file_store_dir)),
+        Stores(Fetches(redis, store), store, open_file_store(settings)),
         Ffmpeg(settings.ffmpeg),
-        {"https": http, "http": http},
+        {"https": http, "http": http, "gs": GsFetch(CloudStorage(settings.gcs_credentials), bucket_of(settings))},
         lease,
         limits=Limits(settings.fetches_max, settings.max_upload_bytes, settings.max_duration_s, settings.heartbeat_s),
     )

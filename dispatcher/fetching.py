@@ -4,15 +4,27 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 
-from core.errors import CallerError, DiskFull, JobNotFound, OurError, SourceRefused, SourceUnreachable, SpillwayError, StoreUnavailable
+from core.errors import (
+    CallerError,
+    DiskFull,
+    JobNotFound,
+    OurError,
+    SourceRefused,
+    SourceUnreachable,
+    SpillwayError,
+    StorageUnavailable,
+    StoreUnavailable,
+)
 from core.fetches import Fetches, FetchLease
-from core.file_store import LocalFileStore, fetched_key
+from core.file_store import FileStore, fetched_key
 from core.job import Fetched, Job, JobFailure, JobState, check_duration
 from core.job_store import JobStore
 from core.log import logger
 from core.media import Ffmpeg
+from core.partial_file import StoredFile
 from dispatcher.landing import Fetch, Interrupted, Landing
 
 log = logger("dispatcher.fetching")
@@ -22,6 +34,7 @@ LONGEST_PAUSE_S = 1800.0  # of those that a server asks for
 RESUME_PAUSE_S = 1.0
 PROGRESS_BYTES = 64 * 1024**2  # a try that brought so much is no failure; 4 GB are 64 such tries, so it ends all the same
 FULL_DISK_PAUSE_S = 30.0
+STORE_PAUSE_S = 10.0  # while the bucket of the file store is away
 STOP_S = 5.0  # the threads look up every 0.5 s
 MOST_KEPT = 16  # half sources that wait for their next try
 
@@ -40,7 +53,7 @@ class Limits:
 class Stores:
     fetches: Fetches
     jobs: JobStore
-    files: LocalFileStore
+    files: FileStore
 
 
 @dataclass(frozen=True)
@@ -161,12 +174,15 @@ class Fetcher:
                 landing.discard()
 
     def _forget(self, flight: Flight) -> None:
+        """What a lost fetch has stored goes, in a thread of its own: the file store may be a bucket."""
         flight.landing.discard()
-        self._files.delete(flight.landing.key)
+        job_id, key = flight.job.id, flight.landing.key
         try:
-            self._jobs.get(flight.job.id)
+            self._jobs.get(job_id)
+            delete = partial(self._files.delete, key)
         except JobNotFound:  # deleted while a folder of it was made
-            self._files.delete_job(flight.job.id)
+            delete = partial(self._files.delete_job, job_id)
+        threading.Thread(target=_tidied, args=(job_id, delete), name=f"forget-{job_id}").start()
 
     # The thread's side
 
@@ -200,11 +216,21 @@ class Fetcher:
             )
         self._schemes[scheme](job.source or "", landing, flight.check)
         flight.check()
-        stored = landing.keep()
-        duration_s = self._ffmpeg.probe(self._files.local_path(stored.key)).duration_s
+        duration_s = self._ffmpeg.probe(landing.path()).duration_s  # where it came down: what is refused goes no further
         check_duration(duration_s, job.options, self._limits.max_duration_s)
+        stored = self._stored(flight)
         fetched = Fetched(duration_s=duration_s, input_key=stored.key, input_bytes=stored.bytes, input_sha256=stored.sha256)
         return Outcome("fetched", lambda: self._fetches.complete(job, fetched))
+
+    def _stored(self, flight: Flight) -> StoredFile:
+        """A bucket that is away is waited for: what has come is not fetched again for that."""
+        while True:
+            try:
+                return flight.landing.keep()
+            except StorageUnavailable as error:
+                log.error("file store away: a fetch waits", job_id=flight.job.id, reason=str(error), seconds=STORE_PAUSE_S)
+                flight.stopping.wait(STORE_PAUSE_S)
+                flight.check()
 
     def _again(self, flight: Flight, why: Interrupted, before: int) -> Outcome:
         job, landing = flight.job, flight.landing
@@ -224,13 +250,21 @@ class Fetcher:
     def _dropped(self, flight: Flight, word: str, commit: Commit) -> Outcome:
         """Nothing of the source stays."""
         flight.landing.discard()
-        self._files.delete(flight.landing.key)
+        _tidied(flight.job.id, partial(self._files.delete, flight.landing.key))
         return Outcome(word, commit)
 
 
 def pause_after(failures: int) -> float:
     """Grows by four from try to try; a quarter of chance, so that many sources of one server do not come back together."""
     return FIRST_PAUSE_S * PAUSE_FACTOR**failures * random.uniform(0.75, 1.25)
+
+
+def _tidied(job_id: str, delete: Callable[[], None]) -> None:
+    """A file that stays behind goes with its job."""
+    try:
+        delete()
+    except StorageUnavailable as error:
+        log.warning("files not deleted", job_id=job_id, reason=str(error))
 
 
 def _said_of(error: CallerError) -> str:

@@ -1,9 +1,11 @@
 """Where a source comes down: counted, bounded, and kept between two tries so that the second can go on."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from core.errors import DiskFull, SourceTooLarge
-from core.file_store import SPARE_BYTES, LocalFileStore, PartialFile, StoredFile
+from core.file_store import SPARE_BYTES, FileStore
+from core.partial_file import PartialFile, StoredFile
 
 ROOM_CHECK_BYTES = 16 * 1024**2
 
@@ -21,7 +23,7 @@ class Interrupted(Exception):
 
 
 class Landing:
-    def __init__(self, files: LocalFileStore, key: str, *, max_bytes: int) -> None:
+    def __init__(self, files: FileStore, key: str, *, max_bytes: int) -> None:
         self._files, self._key, self._max_bytes = files, key, max_bytes
         self._file: PartialFile | None = None
         self.validator = ""  # says which version of the source the bytes are from; empty when they cannot be continued
@@ -54,8 +56,13 @@ class Landing:
             self.expect(len(chunk))
         self._file.write(chunk)
 
+    def path(self) -> Path:
+        """Where ffmpeg can read what has come. Raises `DiskFull`."""
+        assert self._file is not None
+        return self._file.path()
+
     def keep(self) -> StoredFile:
-        """Durable once this returns. Raises `DiskFull`."""
+        """Durable once this returns; may be repeated when it raised. Raises `DiskFull`, `StorageUnavailable`."""
         assert self._file is not None
         stored, self._file = self._file.keep(), None
         return stored

@@ -10,7 +10,7 @@ log = logger("dispatcher.loops")
 Step = Callable[[], None]
 
 
-def run(steps: Sequence[Step], *, leads: Callable[[], bool], period_s: float, stop: threading.Event) -> None:
+def run(steps: Sequence[Step], *, leads: Callable[[], bool], went_round: Step, period_s: float, stop: threading.Event) -> None:
     """Every `period_s` until `stop`. A Redis that is away is waited for; anything else ends the process, to be started again."""
     while not stop.is_set():
         try:
@@ -19,4 +19,5 @@ def run(steps: Sequence[Step], *, leads: Callable[[], bool], period_s: float, st
                     step()
         except StoreUnavailable as error:
             log.warning("redis away", reason=str(error))
+        went_round()
         stop.wait(period_s)

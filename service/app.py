@@ -5,10 +5,10 @@ from importlib.metadata import PackageNotFoundError, version
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
-from service import deliveries, docs, edge, events, jobs, metrics, probes, problems, queue, transcripts
+from service import access, deliveries, direct_uploads, docs, edge, events, jobs, metrics, probes, problems, queue, transcripts
 from service.collaborators import Collaborators, give
 
-APIS = (jobs.api, transcripts.api, deliveries.api, events.api, queue.api, probes.api)
+APIS = (jobs.api, direct_uploads.api, transcripts.api, deliveries.api, events.api, queue.api, probes.api)
 BODILESS_BYTES = 64 * 1024  # no route but the upload, which sets its own limit, takes a body
 
 
@@ -16,6 +16,8 @@ def make_app(collaborators: Collaborators) -> OpenAPI:
     app = OpenAPI(
         "service",
         info=Info(title="Spillway", version=_version(), description="Self-hosted speech-to-text."),
+        security_schemes={"api_key": {"type": "http", "scheme": "bearer"}},
+        openapi_extensions={"security": [{"api_key": []}]} if collaborators.keys else {},
         validation_error_model=problems.Problem,
         validation_error_callback=problems.raise_refusal,
         doc_ui=False,
@@ -29,6 +31,7 @@ def make_app(collaborators: Collaborators) -> OpenAPI:
     app.register_blueprint(metrics.api)
     docs.register(app)
     edge.register(app)
+    access.register(app)
     problems.register(app)
     return app
 

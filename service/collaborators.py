@@ -6,7 +6,8 @@ from typing import cast
 
 from flask import Flask, current_app
 
-from core.file_store import LocalFileStore
+from core.api_keys import ApiKeys
+from core.file_store import FileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.outbox import Outbox
@@ -17,9 +18,10 @@ from service.places import Places
 @dataclass(frozen=True)
 class Collaborators:
     settings: Settings
+    keys: ApiKeys | None  # None in open access
     jobs: JobStore
     outbox: Outbox
-    files: LocalFileStore
+    files: FileStore
     ffmpeg: Ffmpeg
     wake: Callable[[], bool]  # whether the wake-up was sent
     long_requests: Places  # uploads and event streams

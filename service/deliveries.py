@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from core.moments import rfc3339
 from core.outbox import Attempt, Delivery, DeliveryKind, DeliveryState
 from core.urls import without_query
+from service.access import visible_job
 from service.collaborators import given
 from service.jobs import JobPath
 from service.problems import RESPONSES
@@ -37,8 +38,7 @@ class DeliveryList(BaseModel):
 
 @api.get("/v1/jobs/<job_id>/deliveries", summary="See what became of a job's webhook", responses={200: DeliveryList})
 def list_deliveries(path: JobPath) -> Response:
-    collaborators = given()
-    owed = collaborators.outbox.of_job(collaborators.jobs.get(path.job_id))
+    owed = given().outbox.of_job(visible_job(path.job_id))
     return answer(DeliveryList(deliveries=[_view(delivery) for delivery in owed]))
 
 

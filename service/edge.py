@@ -1,12 +1,11 @@
-"""What every request goes through: who may call, how long silence lasts, which headers go out, one line in the log."""
+"""What every request goes through: how long silence lasts, which headers go out, one line in the log."""
 
 import socket
 from contextlib import suppress
 from functools import partial
-from ipaddress import ip_address
 from time import monotonic
 
-from flask import Flask, Response, abort, g, request
+from flask import Flask, Response, g, request
 
 from core.log import logger
 
@@ -25,7 +24,6 @@ DOCS_POLICY = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 
 
 def register(app: Flask) -> None:
     app.before_request(_begin)
-    app.before_request(_refuse_foreigners)
     app.after_request(_finish)
 
 
@@ -35,31 +33,6 @@ def _begin() -> None:
         connection.settimeout(SILENCE_S)
 
 
-def _refuse_foreigners() -> None:
-    """Without API keys only this machine may call, and a browser on it must not be a way around that.
-
-    A foreign page could otherwise reach us under its own name (DNS rebinding: the Host is wrong) or send a form (the Origin is wrong).
-    """
-    if not is_loopback(_without_port(request.host)):
-        abort(403, "call this service as 127.0.0.1 or localhost")
-    origin = request.headers.get("Origin")
-    if origin is not None and origin.partition("://")[2] != request.host:
-        abort(403, "pages of other sites may not call this service")
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _without_port(host: str) -> str:
-    return host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
-
-
 def _finish(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
@@ -67,15 +40,12 @@ def _finish(response: Response) -> Response:
         response.headers["Content-Security-Policy"] = DOCS_POLICY
     _log_when_sent(response)
     if g.get("is_upload_unread") and (connection := request.environ.get("gunicorn.socket")) is not None:
-        response.call_on_close(partial(_hang_up, connection))
+        response.call_on_close(partial(hang_up, connection))
     return response
 
 
-def _hang_up(connection: socket.socket) -> None:
-    """Takes for a moment what a refused client still sends, so that it reads our answer and no reset, and ends the connection.
-
-    gunicorn 27 does this on its main thread (gthread.finish_request → util.close_graceful): a stalled client would stop all others.
-    """
+def hang_up(connection: socket.socket) -> None:
+    """Takes for a moment what a client still sends, so that it reads our answer and no reset, and ends the connection."""
     deadline = monotonic() + LINGER_S
     with suppress(OSError):
         connection.shutdown(socket.SHUT_WR)
@@ -92,7 +62,8 @@ def _log_when_sent(response: Response) -> None:
     began = g.get("began", monotonic())
     route = request.url_rule.rule if request.url_rule else "none"
     said = {"method": request.method, "route": route, "status": response.status_code}
-    optional = {"job_id": g.get("job_id") or (request.view_args or {}).get("job_id"), "code": g.get("problem_code")}
+    job_id = g.get("job_id") or (request.view_args or {}).get("job_id")
+    optional = {"job_id": job_id, "code": g.get("problem_code"), "key_id": g.get("key_id")}
     said |= {name: value for name, value in optional.items() if value}
     log = logger("service")
     write = log.debug if request.path in QUIET else log.info

@@ -12,6 +12,7 @@ from flask_openapi3.models.tag import Tag
 
 from core.errors import JobNotFound, StoreUnavailable
 from core.job import Job
+from service.access import caller, is_revoked, visible_job
 from service.collaborators import given
 from service.jobs import JobPath
 from service.problems import RESPONSES
@@ -30,39 +31,43 @@ RECONNECT = "retry: 2000\n"  # ms; goes out with the first event
     responses={200: {"description": "Event `job` on each change, until the job has ended.", "content": {"text/event-stream": {}}}},
 )
 def watch_job(path: JobPath) -> Response:
-    collaborators = given()
+    collaborators, who, job_id = given(), caller(), visible_job(path.job_id).id
     with ExitStack() as opened:
         opened.enter_context(collaborators.event_streams.one(TOO_MANY_STREAMS))
         opened.enter_context(collaborators.long_requests.one(TOO_MANY_STREAMS))
-        watched = cast(Generator[Job, None, None], collaborators.jobs.watch(path.job_id, quiet_s=LOOK_AGAIN_S))
+        watched = cast(Generator[Job, None, None], collaborators.jobs.watch(job_id, quiet_s=LOOK_AGAIN_S))
         changes = opened.enter_context(closing(watched))
         known = chain([next(changes)], changes)  # so that a job that is not there is a 404 and not a broken stream
 
         def shown(job: Job) -> JobView:
             return Outlook(collaborators.jobs).job_view(job)
 
-        response = Response(_stream(known, shown, collaborators.is_stopping), mimetype="text/event-stream")
+        def is_over() -> bool:
+            return collaborators.is_stopping() or is_revoked(collaborators.keys, who)
+
+        response = Response(_stream(known, shown, is_over), mimetype="text/event-stream")
         response.call_on_close(opened.pop_all().close)
     response.headers.update({"X-Accel-Buffering": "no"})
     return response
 
 
-def _stream(changes: Iterator[Job], shown: Callable[[Job], JobView], is_stopping: Callable[[], bool]) -> Iterator[str]:
-    """Ends with the job, with the service, and when Redis goes away: the client comes back or polls."""
+def _stream(changes: Iterator[Job], shown: Callable[[Job], JobView], is_over: Callable[[], bool]) -> Iterator[str]:
+    """Ends with the job, with the service, with its API key, and when Redis goes away: the client comes back or polls."""
     opening = RECONNECT
-    seen: tuple[int, int | None] | None = None
+    seen: tuple[object, ...] | None = None
     said_at = monotonic()
     try:
         for job in changes:
             view = shown(job)
-            if (job.version, view.queue_position) != seen:
-                seen, said_at = (job.version, view.queue_position), monotonic()
+            news = (job.version, view.queue_position, view.waiting_for, view.downloading)
+            if news != seen:
+                seen, said_at = news, monotonic()
                 yield f"{opening}event: job\nid: {job.version}\ndata: {view.model_dump_json()}\n\n"
                 opening = ""
             elif monotonic() - said_at >= HEARTBEAT_S:
                 said_at = monotonic()
                 yield ": heartbeat\n\n"
-            if is_stopping():
+            if is_over():
                 return
     except JobNotFound:
         yield "event: deleted\ndata: {}\n\n"

@@ -8,6 +8,7 @@ from gunicorn.glogging import Logger
 from core import log
 from core.errors import SettingsError
 from service.collaborators import give
+from service.gunicorn_worker import Worker
 from service.wsgi import checked_settings
 
 try:
@@ -25,7 +26,7 @@ class Log(Logger):  # type: ignore[misc]
 
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
-worker_class = "gthread"
+worker_class = Worker
 workers = 1
 threads = _settings.service_threads
 worker_connections = 1000

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from core.errors import InvalidRequest, JobNotFound
 from core.job import JobOptions, JobState
 from core.job_store import JobStore, Page
+from service.access import caller, visible_job
 from service.collaborators import given
+from service.deletion import delete
 from service.problems import RESPONSES
 from service.submission import accept, wake_a_worker
 from service.views import JobPage, JobView, Outlook, answer
@@ -90,27 +92,28 @@ def list_jobs(query: PageQuery) -> Response:
 
 @api.get("/v1/jobs/<job_id>", summary="Look at a job", responses={200: JobView})
 def get_job(path: JobPath) -> Response:
-    jobs = given().jobs
-    return answer(Outlook(jobs).job_view(jobs.get(path.job_id)))
+    return answer(Outlook(given().jobs).job_view(visible_job(path.job_id)))
 
 
 @api.post("/v1/jobs/<job_id>/cancel", summary="Cancel a job", responses={202: JobView, 200: JobView})
 def cancel_job(path: JobPath) -> Response:
     """202 while its runner has still to let go of it, 200 once it has ended."""
     jobs = given().jobs
-    job = jobs.cancel(path.job_id)
+    job = jobs.cancel(visible_job(path.job_id).id)
     return answer(Outlook(jobs).job_view(job), 200 if job.state.is_terminal else 202)
 
 
 @api.delete("/v1/jobs/<job_id>", summary="Delete a job with its files", responses={204: None})
 def delete_job(path: JobPath) -> Response:
-    given().jobs.delete(path.job_id)
-    given().files.delete_job(path.job_id)
+    """While the file store is away nothing is deleted: the same call does it later."""
+    delete(visible_job(path.job_id), given())
     return Response(status=204)
 
 
 def _page(jobs: JobStore, query: PageQuery) -> Page:
     try:
-        return jobs.page(limit=query.limit, before=query.cursor, state=query.state)
+        return jobs.page(limit=query.limit, before=query.cursor, state=query.state, key_id=caller().sees)
     except JobNotFound:
-        raise InvalidRequest("cursor: the job it names was deleted: start again from the first page", field="cursor") from None
+        raise InvalidRequest(
+            "cursor: the job it names is not listed, or no longer: start again from the first page", field="cursor"
+        ) from None

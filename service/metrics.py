@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from core.errors import StoreUnavailable
-from core.file_store import LocalFileStore
+from core.file_store import FileStore
 from core.job_store import JobStore
 from service.collaborators import Collaborators
 
@@ -17,7 +17,7 @@ EXTENSION = "spillway_metrics"
 
 
 class JobMetrics(Collector):
-    def __init__(self, jobs: JobStore, files: LocalFileStore) -> None:
+    def __init__(self, jobs: JobStore, files: FileStore) -> None:
         self._jobs, self._files = jobs, files
 
     def collect(self) -> Iterator[Metric]:

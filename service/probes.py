@@ -1,44 +1,87 @@
 """/healthz and /readyz: is the process alive, can it take jobs."""
 
+from enum import StrEnum
+from typing import Any
+
 from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
-from core.errors import DiskFull
-from core.file_store import SPARE_BYTES, LocalFileStore
+from core.errors import StoreUnavailable
+from core.file_store import SPARE_BYTES, FileStore
+from core.job_store import JobStore, WorkerReport, WorkerState
 from service.collaborators import given
 from service.problems import RESPONSES
-from service.views import answer
+from service.views import answer, download_of
 
 api = APIBlueprint("probes", __name__, abp_tags=[Tag(name="probes")], abp_responses=RESPONSES)
+
+NO_KEY: dict[str, Any] = {"security": []}
 
 
 class Health(BaseModel):
     status: str = "alive"
 
 
+class ModelsState(StrEnum):
+    READY = "ready"
+    DOWNLOADING = "downloading"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+class Models(BaseModel):
+    state: ModelsState = Field(
+        description="Of the workers' models. `missing`: `GET /v1/queue` says what to do; `unknown`: no worker has said. Jobs may come."
+    )
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+
+
 class Readiness(BaseModel):
     ready: bool
     reasons: list[str] = Field(description="Why jobs cannot be accepted; empty when they can.")
+    models: Models
 
 
-@api.get("/healthz", summary="Is the process alive", responses={200: Health})
+@api.get("/healthz", summary="Is the process alive", openapi_extensions=NO_KEY, responses={200: Health})
 def healthz() -> Response:
     return answer(Health())
 
 
-@api.get("/readyz", summary="Can jobs be accepted", responses={200: Readiness, 503: Readiness})
+@api.get("/readyz", summary="Can jobs be accepted", openapi_extensions=NO_KEY, responses={200: Readiness, 503: Readiness})
 def readyz() -> Response:
-    reasons = [] if given().jobs.is_reachable() else ["Redis does not answer"]
+    models = _models(given().jobs) if given().jobs.is_reachable() else None
+    reasons = [] if models else ["Redis does not answer"]
     reasons += _file_store_faults(given().files)
-    return answer(Readiness(ready=not reasons, reasons=reasons), 503 if reasons else 200)
+    ready = Readiness(ready=not reasons, reasons=reasons, models=models or Models(state=ModelsState.UNKNOWN))
+    return answer(ready, 503 if reasons else 200)
 
 
-def _file_store_faults(files: LocalFileStore) -> list[str]:
+def _models(jobs: JobStore) -> Models | None:
+    """None when Redis went away after all."""
     try:
-        files.start("probes/readiness").discard()
-        has_room = files.free_bytes() >= SPARE_BYTES
-    except (OSError, DiskFull):
-        return ["the file store cannot be written"]
-    return [] if has_room else ["the file store's disk is full"]
+        workers = jobs.workers()
+    except StoreUnavailable:
+        return None
+    state, download = _models_state(workers), download_of(workers)
+    if state != ModelsState.DOWNLOADING or download is None:
+        return Models(state=state)
+    return Models(state=state, done_bytes=download.done_bytes, total_bytes=download.total_bytes)
+
+
+def _models_state(workers: tuple[WorkerReport, ...]) -> ModelsState:
+    """The best that any worker says."""
+    states = {worker.state for worker in workers}
+    if states & {WorkerState.FIT, WorkerState.LOADING}:
+        return ModelsState.READY
+    if WorkerState.DOWNLOADING in states:
+        return ModelsState.DOWNLOADING
+    return ModelsState.MISSING if WorkerState.MODELS_MISSING in states else ModelsState.UNKNOWN
+
+
+def _file_store_faults(files: FileStore) -> list[str]:
+    if fault := files.fault():
+        return [fault]
+    return [] if files.free_bytes() >= SPARE_BYTES else ["the file store's disk is full"]

@@ -15,8 +15,12 @@ MEDIA_TYPE = "application/problem+json"
 STATUSES: dict[type[errors.SpillwayError], int] = {
     errors.InvalidRequest: 422,
     errors.UnknownOption: 422,
+    errors.Unsupported: 422,
     errors.InvalidMedia: 422,
+    errors.ObjectRefused: 422,
     errors.TooLarge: 413,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
     errors.JobNotFound: 404,
     errors.TranscriptNotReady: 409,
     errors.IdempotencyConflict: 409,
@@ -24,11 +28,17 @@ STATUSES: dict[type[errors.SpillwayError], int] = {
     errors.ServiceBusy: 503,
     errors.StoreUnavailable: 503,
     errors.DiskFull: 507,
+    errors.StorageUnavailable: 503,
+    errors.StorageDenied: 503,
+    errors.BucketDenied: 503,
 }
 # What is ours to mend is told in words of our own: the log has the rest.
 PUBLIC_DETAILS: dict[type[errors.SpillwayError], str] = {
     errors.StoreUnavailable: "the job store is away for the moment: try again",
     errors.DiskFull: "the disk is full: try again once jobs have been deleted",
+    errors.StorageUnavailable: "the file store is away for the moment: try again",
+    errors.StorageDenied: "the file store is away until its operator mends it: try again later",
+    errors.BucketDenied: "the file store is away until its operator mends it: try again later",
 }
 CODES = {400: "malformed_request", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 408: "request_timeout",
          413: "too_large", 415: "unsupported_media_type"}  # fmt: skip
@@ -55,6 +65,8 @@ def problem(status: int, code: str, detail: str, *, field: str | None = None, re
     response = Response(body.model_dump_json(exclude_none=True), status, mimetype=MEDIA_TYPE)
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(retry_after_s)
+    if status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

@@ -6,7 +6,8 @@ from flask import Request, g
 from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestTimeout
 
 from core.errors import InvalidRequest, TooLarge
-from core.urls import check_url
+from core.gs_address import Place
+from core.urls import GS, check_url
 from service.validation import check_known, json_object
 
 MEDIA_TYPE = "application/json"
@@ -29,6 +30,10 @@ def checked_source(source: object) -> str:
     """Raises `InvalidRequest`."""
     if not isinstance(source, str):
         raise InvalidRequest("source: must be a URL", field="source")
+    if source.startswith(GS):
+        if not Place.parse(source, field="source").name:
+            raise InvalidRequest("source: names a bucket alone: write gs://bucket/name", field="source")
+        return source
     check_url(source, field="source", schemes=SCHEMES)
     return source
 

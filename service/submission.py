@@ -8,12 +8,15 @@ from uuid import uuid4
 from flask import Request, g
 
 from core.errors import InvalidRequest, QueueFull, StoreUnavailable
-from core.file_store import StoredFile, input_key
+from core.file_store import input_key
 from core.job import Job, JobOptions, NewJob, check_duration
 from core.log import logger
+from core.partial_file import PartialFile
 from core.urls import last_segment
+from service.access import caller
 from service.callbacks import deliveries_of
 from service.collaborators import Collaborators
+from service.deletion import forget_files
 from service.source_requests import MEDIA_TYPE, checked_source, fields_of
 from service.uploads import Upload, receive
 from service.validation import checked_options, options_of
@@ -27,8 +30,9 @@ def accept(request: Request, given: Collaborators) -> tuple[Job, bool]:
     job_id, idempotency_key = uuid4().hex, _idempotency_key(request)
     _check_open(given, idempotency_key)
     with ExitStack() as refused:
-        refused.callback(given.files.delete_job, job_id)
         new_job = _new_job(request, given, job_id)
+        if new_job.source is None:
+            refused.callback(forget_files, given, job_id)
         job = _recorded(given, new_job, idempotency_key, refused)
         if job.id == job_id:
             refused.pop_all()
@@ -58,27 +62,39 @@ def _new_job(request: Request, given: Collaborators, job_id: str) -> NewJob:
         upload = receive(request, given.files, input_key(job_id), max_bytes=given.settings.max_upload_bytes)
         if upload.file is None:
             return _from_source(upload.fields, options_of(upload.fields), given, job_id)
-        return _from_upload(upload, upload.file, given, job_id)
+        try:
+            return _from_upload(upload, upload.file, given, job_id)
+        finally:
+            upload.file.discard()
 
 
 def _from_source(fields: Mapping[str, Any], options: JobOptions, given: Collaborators, job_id: str) -> NewJob:
     _check_model(options, given.settings.asr_model)
     url = checked_source(fields["source"])
-    return NewJob(id=job_id, source=url, filename=last_segment(url), options=options, deliveries=deliveries_of(fields, given.settings))
-
-
-def _from_upload(upload: Upload, file: StoredFile, given: Collaborators, job_id: str) -> NewJob:
-    options, deliveries = options_of(upload.fields), deliveries_of(upload.fields, given.settings)
-    _check_model(options, given.settings.asr_model)
-    duration_s = given.ffmpeg.probe(given.files.local_path(file.key)).duration_s
-    check_duration(duration_s, options, given.settings.max_duration_s)
     return NewJob(
         id=job_id,
+        key_id=caller().key_id,
+        source=url,
+        filename=last_segment(url),
+        options=options,
+        deliveries=deliveries_of(fields, given.settings),
+    )
+
+
+def _from_upload(upload: Upload, file: PartialFile, given: Collaborators, job_id: str) -> NewJob:
+    options, deliveries = options_of(upload.fields), deliveries_of(upload.fields, given.settings)
+    _check_model(options, given.settings.asr_model)
+    duration_s = given.ffmpeg.probe(file.path()).duration_s  # where it grew: what is refused goes no further
+    check_duration(duration_s, options, given.settings.max_duration_s)
+    stored = file.keep()
+    return NewJob(
+        id=job_id,
+        key_id=caller().key_id,
         duration_s=duration_s,
         filename=upload.filename,
-        input_key=file.key,
-        input_bytes=file.bytes,
-        input_sha256=file.sha256,
+        input_key=stored.key,
+        input_bytes=stored.bytes,
+        input_sha256=stored.sha256,
         options=options,
         deliveries=deliveries,
     )

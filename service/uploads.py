@@ -1,9 +1,10 @@
-"""Multipart uploads: the file goes to the file store as it comes in, never whole in memory, never first to another place.
+"""Multipart uploads: the file goes to the file store's disk as it comes in, never whole in memory, never first to another place.
 
 Werkzeug's decoder is driven here by hand because its parser asks for a place to write without saying for which field.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO
 
@@ -12,7 +13,8 @@ from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestTimeout, 
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from core.errors import DiskFull, InvalidMedia, InvalidRequest, TooLarge
-from core.file_store import SPARE_BYTES, LocalFileStore, PartialFile, StoredFile
+from core.file_store import SPARE_BYTES, FileStore
+from core.partial_file import PartialFile
 from core.urls import display_name
 from service.validation import check_known
 
@@ -26,13 +28,13 @@ ROOM_CHECK_BYTES = 16 * 1024**2  # a length may be unannounced, and others write
 
 @dataclass(frozen=True)
 class Upload:
-    file: StoredFile | None  # None when `fields` names a source in its place
+    file: PartialFile | None  # to be kept or discarded; None when `fields` names a source in its place
     filename: str  # for display only
     fields: dict[str, str]
 
 
-def receive(request: Request, files: LocalFileStore, key: str, *, max_bytes: int) -> Upload:
-    """The request's fields, and its file, stored and durable under `key`, or the `source` among them.
+def receive(request: Request, files: FileStore, key: str, *, max_bytes: int) -> Upload:
+    """The request's fields, and its file, to be kept under `key`, or the `source` among them.
 
     Raises `InvalidRequest`, `InvalidMedia`, `TooLarge`, `DiskFull` and werkzeug's 400, 408 and 415; then nothing is left behind.
     """
@@ -40,16 +42,17 @@ def receive(request: Request, files: LocalFileStore, key: str, *, max_bytes: int
     check_room(request, files, max_bytes=max_bytes)
     request.max_content_length = max_bytes + FORM_BYTES
     form = _Form(lambda: files.start(key), files.free_bytes, max_bytes)
-    try:
+    with ExitStack() as refused:
+        refused.callback(form.discard)
         for event in _events(request.stream, boundary):
             form.take(event)
         g.is_upload_unread = False
-        return form.kept()
-    finally:
-        form.discard()
+        upload = form.received()
+        refused.pop_all()
+    return upload
 
 
-def check_room(request: Request, files: LocalFileStore, *, max_bytes: int) -> None:
+def check_room(request: Request, files: FileStore, *, max_bytes: int) -> None:
     """Refuses by the announced size, before a byte is read. Raises `TooLarge`, `DiskFull`."""
     announced = request.content_length or 0
     if announced > max_bytes + FORM_BYTES:
@@ -76,7 +79,7 @@ class _Form:
         elif isinstance(event, Data):
             self._write(event.data)
 
-    def kept(self) -> Upload:
+    def received(self) -> Upload:
         fields = {name: _text(name, content) for name, content in self._fields.items()}
         if self._file is None:
             return Upload(None, "", _with_source(fields))
@@ -84,7 +87,7 @@ class _Form:
             raise InvalidRequest("`file` and `source` came together: send one of them", field="source")
         if self._file.bytes == 0:
             raise InvalidMedia("the file is empty: send a recording")
-        return Upload(self._file.keep(), self._filename, fields)
+        return Upload(self._file, self._filename, fields)
 
     def discard(self) -> None:
         if self._file is not None:

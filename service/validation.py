@@ -47,6 +47,8 @@ def refusal(error: ValidationError) -> InvalidRequest:
     field = shown(".".join(str(part) for part in first["loc"][:1]))
     if first["type"] == "extra_forbidden":
         return UnknownOption(f"unknown parameter {field!r}", field=field)
+    if first["type"] == "model_type":
+        return InvalidRequest("send a JSON object such as {}, with Content-Type: application/json")
     said = first["msg"].removeprefix("Value error, ")
     return InvalidRequest(f"{field}: {said}" if field else said, field=field or None)
 

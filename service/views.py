@@ -1,15 +1,28 @@
 """What clients read: the shapes of the API's answers, and how they come from ours."""
 
 import time
+from enum import StrEnum
 
 from flask import Response
 from pydantic import BaseModel, Field
 
 from core.job import Job, JobFailure, JobOptions, JobState, Stage
-from core.job_store import Backlog, JobStore, WorkerReport
+from core.job_store import Backlog, Download, JobStore, WorkerReport, WorkerState
 from core.moments import rfc3339
 from core.transcript import Notice
 from core.urls import without_query
+
+
+class WaitingFor(StrEnum):
+    MODELS = "models"
+    WORKER = "worker"
+    TURN = "turn"
+
+
+class DownloadView(BaseModel):
+    done_bytes: int = Field(description="Of all models together.")
+    total_bytes: int
+    what: str = Field(description="The file that comes now.")
 
 
 class JobView(BaseModel):
@@ -22,6 +35,11 @@ class JobView(BaseModel):
     queue_position: int | None = Field(
         description="Jobs before it, as far as can be told; null while its source is fetched and once it does not wait."
     )
+    waiting_for: WaitingFor | None = Field(
+        description="`models`: a worker brings or loads them; `worker`: none is fit; `turn`: workers are busy. Null while its source is"
+        " fetched and once it does not wait."
+    )
+    downloading: DownloadView | None = Field(description="How far the models are that it waits for; null when none comes.")
     estimated_start: str | None = Field(description="From the backlog and the measured speed; null when unknown.")
     created_at: str = Field(description="RFC 3339, UTC, as every time here.")
     started_at: str | None
@@ -46,7 +64,9 @@ class JobPage(BaseModel):
 class WorkerView(BaseModel):
     slot: str
     fit: bool
-    reason: str
+    state: WorkerState
+    reason: str = Field(description="Why it is not fit, and what to do.")
+    downloading: DownloadView | None = Field(description="How far its models are; null when none comes.")
     device: str
     model: str
     jobs_in_flight: int
@@ -72,9 +92,12 @@ class Outlook:
 
     def job_view(self, job: Job) -> JobView:
         position = self._jobs.position(job) if job.state == JobState.QUEUED else None
+        waiting_for = None if position is None else awaited(self._now()[1])
         return JobView(
             **job.model_dump(include=COPIED),
             queue_position=position,
+            waiting_for=waiting_for,
+            downloading=download_of(self._now()[1]) if waiting_for == WaitingFor.MODELS else None,
             estimated_start=None if position is None else self._start(position),
             created_at=rfc3339(job.created_at),
             started_at=_maybe(job.started_at),
@@ -109,6 +132,19 @@ class Outlook:
 COPIED = {"id", "state", "stage", "progress", "attempt", "losses", "filename"}
 
 
+def awaited(workers: tuple[WorkerReport, ...]) -> WaitingFor:
+    """What a queued job waits for."""
+    if any(worker.fit for worker in workers):
+        return WaitingFor.TURN
+    comes = any(worker.state in (WorkerState.DOWNLOADING, WorkerState.LOADING) for worker in workers)
+    return WaitingFor.MODELS if comes else WaitingFor.WORKER
+
+
+def download_of(workers: tuple[WorkerReport, ...]) -> DownloadView | None:
+    """Workers of one volume share one download, so that the first says it for all."""
+    return next((_download_view(worker.downloading) for worker in workers if worker.downloading), None)
+
+
 def wait_s(position: int, backlog: Backlog, workers: tuple[WorkerReport, ...]) -> float | None:
     """Until a job with `position` jobs before it starts, if those are of average length; None without a fit worker or a measurement."""
     fit = sum(worker.fit for worker in workers)
@@ -126,11 +162,17 @@ def _maybe(timestamp: float | None) -> str | None:
     return None if timestamp is None else rfc3339(timestamp)
 
 
+def _download_view(download: Download) -> DownloadView:
+    return DownloadView(**download.__dict__)
+
+
 def _worker_view(worker: WorkerReport) -> WorkerView:
     return WorkerView(
         slot=worker.slot,
         fit=worker.fit,
+        state=worker.state,
         reason=worker.reason,
+        downloading=_download_view(worker.downloading) if worker.downloading else None,
         device=worker.device,
         model=worker.asr_model,
         jobs_in_flight=worker.jobs_in_flight,

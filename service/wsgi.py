@@ -5,17 +5,18 @@ from functools import partial
 from flask import Flask
 
 from core import log
+from core.api_keys import ApiKeys, key_secrets
 from core.errors import SettingsError
-from core.file_store import LocalFileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.outbox import Outbox
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings
+from core.storage import open_file_store
 from core.wakeups import celery_app, wake
+from service.access import is_loopback
 from service.app import make_app
 from service.collaborators import Collaborators
-from service.edge import is_loopback
 from service.places import RESERVED_THREADS, Places
 
 REDIS_TIMEOUT_S = 2.0  # a request that waits for Redis holds a thread
@@ -24,13 +25,15 @@ REDIS_TIMEOUT_S = 2.0  # a request that waits for Redis holds a thread
 def create() -> Flask:
     settings = checked_settings()
     log.configure("service", level=settings.log_level, form=settings.log_format)
+    log.logger("service").info("starting", access=settings.access, host=settings.host, port=settings.port)
     redis = redis_client(settings)
     jobs = JobStore(redis)
     collaborators = Collaborators(
         settings=settings,
+        keys=ApiKeys(redis, key_secrets(settings)) if settings.access == "keys" else None,
         jobs=jobs,
         outbox=Outbox(redis, jobs),
-        files=LocalFileStore(settings.file_store_dir),
+        files=open_file_store(settings),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),
         long_requests=Places(settings.service_threads - RESERVED_THREADS),
@@ -42,8 +45,7 @@ def create() -> Flask:
 def checked_settings() -> Settings:
     """Raises `SettingsError` for what the service cannot run with."""
     settings = Settings.from_environment()
-    if not is_loopback(settings.host):
-        raise SettingsError(f"SPILLWAY_HOST is {settings.host}: API keys are not there yet, so listen on loopback only, as on 127.0.0.1")
+    _check_access(settings)
     most = settings.service_threads - RESERVED_THREADS - 1
     if settings.event_streams_max > most:
         raise SettingsError(
@@ -51,6 +53,16 @@ def checked_settings() -> Settings:
             f" (SPILLWAY_SERVICE_THREADS) at most {most} leave room for uploads and probes"
         )
     return settings
+
+
+def _check_access(settings: Settings) -> None:
+    if settings.access == "keys":
+        key_secrets(settings)
+    elif not is_loopback(settings.host):
+        raise SettingsError(
+            f"SPILLWAY_ACCESS is open and SPILLWAY_HOST is {settings.host}: without keys listen on loopback only, as on 127.0.0.1,"
+            " or set SPILLWAY_ACCESS=keys"
+        )
 
 
 def redis_client(settings: Settings) -> RedisClient:

@@ -16,6 +16,7 @@ OFFENCES = [
     ("core/utils.py", "", "inside core"),
     ("service/common.py", "", "inside service"),
     ("worker/helpers.py", "", "inside worker"),
+    ("worker/doctor/odds.py", "", "inside worker.doctor"),
     ("worker/engine/misc.py", "", "inside worker.engine"),
     ("dispatcher/shared.py", "", "inside dispatcher"),
     ("client/tricks.py", "", "inside client"),

@@ -10,7 +10,10 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from core.settings import Settings
-from tools import settings_table
+from tools import gpu_table, settings_table
+from worker.doctor.kernels import DRIVER, PTX_DRIVER, dotted
+from worker.engine.budget import SHAPES
+from worker.model_catalog import CATALOG
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +35,23 @@ def test_every_line_of_the_example_environment_is_a_valid_setting() -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_gpu_pages_tables_are_the_memory_budgets() -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    assert gpu_table.memory() in page, "put in the output of: python -m tools.gpu_table"
+    assert gpu_table.disk() in page, "put in the output of: python -m tools.gpu_table"
+
+
+def test_the_gpu_page_names_the_drivers_that_the_doctor_asks_for() -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    assert [version for version in map(dotted, (DRIVER, PTX_DRIVER)) if version not in page] == []
+
+
+def test_the_budget_takes_models_for_as_large_as_the_catalog_pins_them() -> None:
+    pinned = {model.name.removeprefix("faster-whisper-"): model.files["model.bin"].bytes for model in CATALOG if "model.bin" in model.files}
+    known = {shape.name: shape.bytes for shape in SHAPES}
+    assert {name: size for name, size in pinned.items() if name in known} == {"base": known["base"]}
 
 
 def test_the_documented_receiver_verifies_a_real_event() -> None:

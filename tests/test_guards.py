@@ -9,9 +9,11 @@ from tests.conftest import ROOT
 # Who may look at the environment besides core/settings.py, and why.
 READERS = {
     "core/settings.py",
-    "client/cli.py",  # stands alone: SPILLWAY_URL says where the service is
-    "worker/model_files.py",  # pip's and uv's own variables name the package index
-    "worker/model_pull.py",
+    "client/cli.py",  # stands alone: SPILLWAY_URL says where the service is, SPILLWAY_API_KEY is its key
+    "worker/__main__.py",  # hands it on to one process per GPU
+    "worker/doctor/cudnn_sets.py",  # the loader's own LD_LIBRARY_PATH
+    "worker/doctor/examine.py",  # CUDA's own variables
+    "worker/model_pull.py",  # pip's and uv's own variables name the package index
 }
 PACKAGES = ("core", "service", "worker", "dispatcher", "client")
 

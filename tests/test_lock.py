@@ -1,16 +1,15 @@
 """What is installed is what is locked, and each role gets no more than it may import."""
 
-import re
 import subprocess
 import sys
 import sysconfig
 from importlib.metadata import distributions
-from pathlib import Path
 
 import pytest
 
-LOCKS = Path(__file__).parent.parent / "requirements"
-HASHED = ("dev.txt", "worker.txt", "service.txt", "torch-pypi.txt")
+from tools.locks import LOCKS, canonical, read_pins
+
+HASHED = ("dev.txt", "worker.txt", "service.txt", "torch-pypi.txt", "uv.txt", "tools.txt")
 CHECKOUT = ("dev.txt", "torch-pypi.txt", "torch.txt")
 ML_STACK = {
     "torch", "torchaudio", "triton", "numpy", "scipy", "pandas", "ctranslate2", "faster-whisper", "whisperx", "pyannote-audio",
@@ -24,12 +23,7 @@ WHOLE_STACK = (
 
 def locked(*names: str) -> dict[str, str]:
     """Version by distribution."""
-    pins = (re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", (LOCKS / name).read_text(), re.MULTILINE) for name in names)
-    return {canonical(distribution): version for found in pins for distribution, version in found}
-
-
-def canonical(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+    return {package: pin.version for name in names for package, pin in read_pins((LOCKS / name).read_text()).items()}
 
 
 def test_what_is_installed_is_what_is_locked_and_nothing_else() -> None:
@@ -58,9 +52,18 @@ def test_the_workers_lock_serves_no_http_and_knows_nothing_of_modal() -> None:
 
 @pytest.mark.parametrize("lock", HASHED)
 def test_every_locked_line_has_a_hash(lock: str) -> None:
-    requirements = re.split(r"\n(?=\S)", (LOCKS / lock).read_text())
-    without = [requirement for requirement in requirements if not requirement.startswith("#") and "--hash=sha256:" not in requirement]
-    assert without == []
+    assert [package for package, pin in read_pins((LOCKS / lock).read_text()).items() if not pin.hashes] == []
+
+
+@pytest.mark.parametrize("lock", HASHED)
+def test_every_lock_takes_wheels_alone_save_docopt(lock: str) -> None:
+    options = {line for line in (LOCKS / lock).read_text().splitlines() if line.startswith("--")}
+    assert "--only-binary :all:" in options
+    assert options <= {"--only-binary :all:", "--no-binary docopt"}
+
+
+def test_what_builds_the_one_source_package_is_locked_too() -> None:
+    assert locked("worker.txt").keys() >= {"docopt", "setuptools"}
 
 
 def test_the_torch_pair_stands_alone_and_exact() -> None:

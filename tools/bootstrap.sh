@@ -2,7 +2,6 @@
 # Makes .venv from the lock files, or does nothing in milliseconds when it is already theirs. Needs Linux, and uv or any Python 3.
 set -eu
 cd "$(dirname "$0")/.."
-UV_VERSION=0.13.9
 NEEDS_GB=7 # 5.3 GB of packages, and room for the largest download beside its unpacked copy
 LOCKS="requirements/dev.txt requirements/torch-pypi.txt requirements/torch.txt"
 STAMP=.venv/spillway-lock
@@ -16,26 +15,6 @@ lock_digest() { cat $LOCKS | sha256sum | cut -d' ' -f1; }
 check_disk() {
   free_gb=$(($(df -Pk . | awk 'NR == 2 { print $4 }') / 1048576))
   [ "$free_gb" -ge "$NEEDS_GB" ] || die "needs $NEEDS_GB GB for the packages, and $(pwd) has $free_gb GB free: make room there"
-}
-
-fetch_uv() {
-  say "no uv here: installing uv $UV_VERSION into .cache/uv"
-  python=$(command -v python3.11 || command -v python3) || die "install Python 3.11 with its venv module, or uv, then run this again"
-  if "$python" -m venv .cache/uv >/dev/null 2>&1; then
-    .cache/uv/bin/python -m pip install --quiet "uv==$UV_VERSION" || die "pip could not install uv: is there a network?"
-  else # Debian's python3 without python3-venv
-    "$python" -m pip install --quiet --target .cache/uv "uv==$UV_VERSION" ||
-      die "this Python has neither venv nor pip: install python3-venv, or uv, then run this again"
-  fi
-}
-
-find_uv() {
-  if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then # a version manager's shim may stand on PATH for nothing
-    UV=uv
-  else
-    UV=.cache/uv/bin/uv
-    "$UV" --version 2>/dev/null | grep -qxF "uv $UV_VERSION" || "$UV" --version 2>/dev/null | grep -qF "uv $UV_VERSION " || fetch_uv
-  fi
 }
 
 keep_caches_writable() {
@@ -55,12 +34,13 @@ make_venv() {
 }
 
 sync_packages() {
+  # The lock allows one source package and says which; what builds it comes from the lock too, or it would be the newest setuptools.
   # Offline first: the versions are pinned and the hashes checked, so the index has nothing to add to a warm cache.
   # shellcheck disable=SC2086
-  "$UV" pip sync --quiet --offline --python .venv $LOCKS 2>/dev/null && return
+  "$UV" pip sync --quiet --offline --python .venv --build-constraint requirements/worker.txt $LOCKS 2>/dev/null && return
   say "downloading what uv's cache lacks, up to 3 GB"
   # shellcheck disable=SC2086
-  "$UV" pip sync --python .venv $LOCKS 2>"$LOG" && return
+  "$UV" pip sync --python .venv --build-constraint requirements/worker.txt $LOCKS 2>"$LOG" && return
   tail -n 12 "$LOG" >&2
   if grep -qi 'no space left' "$LOG"; then die "the disk is full: $NEEDS_GB GB are needed here and in $("$UV" cache dir)"; fi
   if grep -qiE 'connect|dns|resolve host|timed out|network' "$LOG"; then
@@ -87,7 +67,7 @@ started=$(date +%s)
 if [ -n "${PIP_INDEX_URL:-}" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX="$PIP_INDEX_URL"; fi
 LOG=$(mktemp) && trap 'rm -f "$LOG"' EXIT
 mkdir -p .cache
-find_uv
+UV=$(sh tools/uv.sh) || exit 1
 keep_caches_writable
 make_venv
 sync_packages

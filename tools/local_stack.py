@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from core.errors import SpillwayError
+from core.errors import SettingsError, SpillwayError
 from core.job_store import JobStore, WorkerReport
 from core.redis_steps import connect
 from core.settings import PREFIX, Settings
@@ -105,9 +105,12 @@ class LocalStack:
         self._forget_last_worker()
         self._supervise(self._plan.programs, self._environment(port), exits)
         self._wait_for("service", lambda: stack_parts.service_is_ready(self.url), timeout_s=90.0)
-        self._wait_for(
-            "worker", lambda: stack_parts.a_worker_is_fit(self.url), self._plan.ready_timeout_s, lambda: stack_parts.why_unfit(self.url)
-        )
+        self._wait_for("worker", self._a_worker_is_fit, self._plan.ready_timeout_s, lambda: stack_parts.why_unfit(self.url))
+
+    def _a_worker_is_fit(self) -> bool:
+        if stack_parts.is_given_up(self.url):
+            raise StackFailed(f"the worker cannot work: {stack_parts.why_unfit(self.url)}\n{last_lines(self.log_dir / 'worker.log')}")
+        return stack_parts.a_worker_is_fit(self.url)
 
     def _forget_last_worker(self) -> None:
         """What the worker of the last run said of itself must not be taken for this one's readiness."""
@@ -128,7 +131,7 @@ class LocalStack:
             **self._plan.settings,
             **{PREFIX + name: value for name, value in ours.items()},
         }
-        Settings.from_environment(settings)
+        _check_open(Settings.from_environment(settings))
         # Some containers forbid bytecode; then each start compiles the ML stack again, 29 s of CPU in place of 9.
         return {**_without_settings(os.environ), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "", **settings}
 
@@ -142,6 +145,12 @@ class LocalStack:
                 )
             time.sleep(0.1)
         self._say(f"{name}: ready after {time.monotonic() - started:.1f} s")
+
+
+def _check_open(settings: Settings) -> None:
+    """Raises `SettingsError`."""
+    if settings.access != "open":
+        raise SettingsError("SPILLWAY_ACCESS is keys, and this stack is open because it listens on loopback only: unset the variable")
 
 
 def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -175,7 +184,7 @@ def up(state_dir: Path) -> int:
         print(f"it already runs (process {holder.pid})")
     else:
         settings = _own_settings()
-        Settings.from_environment(settings)  # a wrong one is said before gigabytes are brought
+        _check_open(Settings.from_environment({**DEFAULTS, **settings}))  # a wrong one is said before gigabytes are brought
         pull_models(settings)
         device = settings.get("SPILLWAY_DEVICE", DEFAULTS["SPILLWAY_DEVICE"])
         print(

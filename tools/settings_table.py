@@ -19,6 +19,7 @@ def env_example() -> str:
     return (
         "# Spillway's settings, each at its default: variables of the environment that its processes start in.\n"
         "# In a copy named .env uncomment what differs, then: set -a; . ./.env; set +a; make up\n"
+        "# SPILLWAY_X_FILE in place of SPILLWAY_X names a file that holds the value, as containers are handed secrets.\n"
         "# Made by `python -m tools.settings_table --env`.\n\n" + "\n".join(lines)
     )
 

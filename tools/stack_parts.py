@@ -77,6 +77,11 @@ def a_worker_is_fit(url: str) -> bool:
     return any(worker["fit"] for worker in _workers(url))
 
 
+def is_given_up(url: str) -> bool:
+    """Whether a worker says that it stays unfit unless somebody does what its reason says."""
+    return any(worker.get("state") in ("unfit", "models_missing") for worker in _workers(url))
+
+
 def why_unfit(url: str) -> str:
     """What the workers say of themselves."""
     return "; ".join(worker["reason"] for worker in _workers(url) if worker.get("reason")) or "no worker has reported"

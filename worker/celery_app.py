@@ -5,28 +5,32 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 from uuid import uuid4
 
 from celery.signals import worker_ready
 
 from core import log, wakeups
-from core.errors import SettingsError, SpillwayError
-from core.file_store import LocalFileStore
-from core.job_store import JobStore, Runner, WorkerReport
+from core.errors import ModelMissing, SettingsError, SpillwayError
+from core.job_store import JobStore, Runner, WorkerReport, WorkerState
 from core.media import Ffmpeg
 from core.redis_steps import connect
-from core.settings import Settings
+from core.settings import Settings, variable
+from core.storage import open_file_store
+from worker.doctor.fitness import check_fitness
 from worker.engine.load import load_engine
+from worker.first_models import bring_models
 from worker.leases import Leases, Rhythm
 from worker.patience import patiently
 from worker.presence import Presence
 from worker.runner import JobRunner, Limits, Recordings
+from worker.slots import Slot, take_slot
 from worker.stopper import Stopper
 from worker.work import Transcribe
 
 logger = log.logger("worker")
+UNFIT_PAUSE_S = 60.0  # that a worker which is unfit stays to say why; then a fresh process looks again
 BROKEN = 70  # exit status: an internal error (sysexits.h); the supervisor starts a new process
 
 
@@ -37,13 +41,14 @@ def main() -> None:
         sys.exit(f"spillway worker: {error}")
     log.configure("worker", level=settings.log_level, form=settings.log_format)
     threading.excepthook = _end_process
-    me = Runner(settings.worker_slot or _default_slot(settings), uuid4().hex)
+    slot = _slot(settings)
+    me = Runner(slot.name, uuid4().hex)
     store = JobStore(connect(settings.redis_url))
     _take_back(store, me, settings)
     presence = Presence(store, _about(settings, me), heartbeat_s=settings.heartbeat_s)
-    leases = Leases(store, me, Rhythm(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s), presence.beat)
+    leases = Leases(store, me, Rhythm(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s), presence.keep_up)
     leases.start()
-    media = Recordings(LocalFileStore(settings.file_store_dir), Ffmpeg(settings.ffmpeg))
+    media = Recordings(open_file_store(settings), Ffmpeg(settings.ffmpeg))
     transcribe = _fit(settings, media, presence)
     limits = Limits(settings.lease_s, settings.max_audio_in_flight_s, settings.max_failures)
 
@@ -66,8 +71,15 @@ def _end_process(failed: threading.ExceptHookArgs) -> None:
     os._exit(BROKEN)
 
 
-def _default_slot(settings: Settings) -> str:
-    return f"{socket.gethostname()}-{settings.device}-{settings.device_index}"
+def _slot(settings: Settings) -> Slot:
+    wanted = settings.worker_slot or f"{socket.gethostname()}-{settings.device}-{settings.device_index}"
+    try:
+        slot = take_slot(wanted, settings.file_store_dir)
+    except OSError as error:
+        sys.exit(f"spillway worker: {settings.file_store_dir} cannot be written ({error.strerror}): see {variable('file_store_dir')}")
+    if slot.name != wanted:
+        logger.warning("another worker has this slot", wanted=wanted, taken=slot.name)
+    return slot
 
 
 def _take_back(store: JobStore, me: Runner, settings: Settings) -> None:
@@ -76,18 +88,23 @@ def _take_back(store: JobStore, me: Runner, settings: Settings) -> None:
 
 
 def _about(settings: Settings, me: Runner) -> WorkerReport:
-    return WorkerReport(me.slot, False, "loading models", settings.device, settings.asr_model)
+    return WorkerReport(me.slot, False, "starting", settings.device, settings.asr_model, host=socket.gethostname(), pid=os.getpid())
 
 
 def _fit(settings: Settings, media: Recordings, presence: Presence) -> Transcribe:
-    """An unfit worker takes no jobs: it says why, in its report and in the log, and ends."""
+    """An unfit worker takes no jobs: it says why, in its report and in the log, for a while, and ends."""
     patiently(presence.beat)
-    begun = monotonic()
     try:
         ffmpeg = media.ffmpeg.version()
+        check_fitness(settings)
+        if settings.pull_at_start:
+            bring_models(settings, presence)
+        presence.prepares(WorkerState.LOADING, "loading the models")
+        begun = monotonic()
         engine = load_engine(settings)
     except (SpillwayError, RuntimeError, ValueError, OSError) as error:  # CTranslate2 and torch raise the last three
-        presence.is_unfit(str(error))
+        presence.is_unfit(str(error), WorkerState.MODELS_MISSING if isinstance(error, ModelMissing) else WorkerState.UNFIT)
+        sleep(UNFIT_PAUSE_S)
         sys.exit(1)
     logger.info("models loaded", seconds=round(monotonic() - begun, 1), device=settings.device, asr_model=settings.asr_model, ffmpeg=ffmpeg)
     return engine.transcribe

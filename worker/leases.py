@@ -52,9 +52,9 @@ class Rhythm:
 class Leases:
     """One call to Redis per beat for all jobs together; it writes only what is new."""
 
-    def __init__(self, store: JobStore, runner: Runner, rhythm: Rhythm, on_heartbeat: Callable[[], None]) -> None:
+    def __init__(self, store: JobStore, runner: Runner, rhythm: Rhythm, on_news: Callable[[], None]) -> None:
         self.runner = runner
-        self._store, self._rhythm, self._on_heartbeat = store, rhythm, on_heartbeat
+        self._store, self._rhythm, self._on_news = store, rhythm, on_news
         self._held: list[Held] = []  # by attempt, not by job: one that lost its lease may still run beside its successor
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -98,8 +98,7 @@ class Leases:
             due = monotonic() - renewed >= self._rhythm.heartbeat_s
             try:
                 self.beat(renew=due)
-                if due:
-                    self._on_heartbeat()
-                    renewed = monotonic()
+                renewed = monotonic() if due else renewed
+                self._on_news()
             except StoreUnavailable as error:
                 log.warning("redis away", reason=str(error))

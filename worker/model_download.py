@@ -5,11 +5,12 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from core.errors import DiskFull, ModelMissing
+from core.errors import DiskFull, ModelMissing, ModelSourceAway
 
 MARGIN_BYTES = 1 << 20  # for the lock and the folders
 TRIES_WITHOUT_PROGRESS = 4
@@ -17,6 +18,16 @@ RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Report = Callable[[str, int, int | None], None]
 """(label, bytes so far, bytes in all)"""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A file on its way: it grows under `name` in the downloader's folder and is taken up again there."""
+
+    name: str
+    label: str
+    bytes: int
+    there_bytes: int
 
 
 class Downloader:
@@ -68,8 +79,8 @@ class Downloader:
                 raise
             raise _disk_full(self.folder, what, needed_bytes, self._free_bytes(self.folder)) from error
 
-    def missing_bytes(self, name: str, total: int) -> int:
-        return max(0, total - _size(self.folder / name))
+    def transfer(self, name: str, label: str, total: int) -> Transfer:
+        return Transfer(name, label, total, min(_size(self.folder / name), total))
 
     def _is_whole(self, path: Path, total: int | None) -> bool:
         return total is not None and _size(path) == total
@@ -104,9 +115,9 @@ def _size(path: Path) -> int:
 
 
 def _unreachable(url: str, error: Exception) -> ModelMissing:
-    return ModelMissing(
-        f"cannot download {address(url)} ({error or type(error).__name__}): check the network and the proxy and run the same command again "
-        "(it goes on where it stopped), or copy the model folder from a machine that has it"
+    return ModelSourceAway(
+        f"cannot download {address(url)} ({error or type(error).__name__}): check the network and the proxy; another try goes on where it "
+        "stopped. Or copy the model folder from a machine that has it"
     )
 
 

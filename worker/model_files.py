@@ -4,7 +4,6 @@ Resolving never touches the network: what is missing is named together with the 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ def _pull(given: argparse.Namespace, settings: Settings, model_dir: Path, say: S
     models = [catalog.find(name) for name in given.names] + _alignment_for(given.language or (), say)
     if given.profile or not (given.names or given.language):
         models += profile_models(given.profile or "full", settings, () if given.language else settings.align_languages, say)
-    with progress(_STDOUT, say) as report, supply_for(model_dir, os.environ, settings.hf_token, report) as supply:
+    with progress(_STDOUT, say) as report, supply_for(model_dir, settings.hf_token, report) as supply:
         pull(list({model.name: model for model in models}.values()), model_dir, supply, say)
     say(f"models are in {model_dir}")
 

@@ -61,12 +61,19 @@ def expected_files(model: Model, model_dir: Path) -> Mapping[str, Pin | None]:
 
 def check(model: Model, model_dir: Path, *, quick: bool) -> None:
     """Raises `ModelMissing` naming the first file that is missing or not what it must be; `quick` looks at sizes only."""
+    if found := fault(model, model_dir, quick=quick):
+        raise ModelMissing(f"{found}: run `{pull_command(model, model_dir)}`")
+
+
+def fault(model: Model, model_dir: Path, *, quick: bool) -> str:
+    """What is wrong with the first file that is missing or not what it must be; empty if none is."""
     for name, pin in expected_files(model, model_dir).items():
         path = model_dir / model.name / name
         if not path.is_file():
-            raise ModelMissing(f"{path} is missing: run `{pull_command(model, model_dir)}`")
+            return f"{path} is missing"
         if pin and (path.stat().st_size != pin.bytes or not (quick or digest(path, model_dir) == pin.sha256)):
-            raise ModelMissing(f"{path} is not the file that was recorded (damaged or replaced): run `{pull_command(model, model_dir)}`")
+            return f"{path} is not the file that was recorded (damaged or replaced)"
+    return ""
 
 
 def pull_command(model: Model, model_dir: Path) -> str:

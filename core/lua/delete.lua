@@ -2,6 +2,7 @@
 local id = ARGV[1]
 if redis.call('EXISTS', job_key(id)) == 0 then return 0 end
 local deliveries = deliveries_of(id)
+local key_id = job_fields(id, 'key_id')[1]
 dequeue(id)
 drop_fetch(id)
 drop_lease(id)
@@ -10,6 +11,7 @@ for n = 1, #deliveries do
   redis.call('DEL', ns .. ':delivery:' .. id .. ':' .. n)
 end
 redis.call('ZREM', ns .. ':jobs', id)
+if key_id then redis.call('ZREM', ns .. ':jobs:' .. key_id, id) end
 changed(id)
 redis.call('DEL', job_key(id))
 return 1

@@ -18,6 +18,7 @@ local now = now_ms()
 redis.call('HSET', job_key(id), 'fixed', ARGV[2], 'key_id', ARGV[3], 'priority', ARGV[4], 'work_ms', ARGV[5],
   'state', 'queued', 'attempt', 0, 'losses', 0, 'progress', 0, 'created_at', now, 'seq', redis.call('INCR', ns .. ':seq'))
 redis.call('ZADD', ns .. ':jobs', now, id)
+redis.call('ZADD', ns .. ':jobs:' .. ARGV[3], now, id)
 if idempotency ~= '' then
   redis.call('HSET', remembered, 'job', id, 'fingerprint', ARGV[7])
   redis.call('PEXPIRE', remembered, ARGV[8])

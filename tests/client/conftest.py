@@ -4,8 +4,8 @@ from collections.abc import Iterator
 import pytest
 
 from client.api import SpillwayClient
-from core.file_store import LocalFileStore
 from core.job_store import JobStore
+from core.local_file_store import LocalFileStore
 from core.redis_steps import connect
 from tests.conftest import RedisServer
 from tests.service.box import RunningService, run_pending, running_service

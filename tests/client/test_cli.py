@@ -14,7 +14,7 @@ from rich.console import Console
 from client.arguments import OPTIONS
 from client.cli import main
 from client.display import clock, live_progress, progress_of, show_transcript
-from client.models import Job
+from client.models import Download, Job
 from core.job import JobOptions, Stage
 from core.job_store import JobStore
 from tests.conftest import ROOT, free_port, wait_for
@@ -165,8 +165,15 @@ def test_a_transcript_without_speakers_and_with_brackets_is_shown_as_it_is() -> 
     ("changes", "text", "fraction"),
     [
         ({"state": "queued", "queue_position": 0}, "waiting", 0.0),
-        ({"state": "queued", "queue_position": 3}, "waiting, 3 before it", 0.0),
         ({"state": "queued", "stage": "fetching"}, "fetching the recording", 0.0),
+        ({"state": "queued", "queue_position": 3, "waiting_for": "turn"}, "waiting, 3 before it", 0.0),
+        ({"state": "queued", "waiting_for": "models"}, "waiting for the models", 0.0),
+        (
+            {"state": "queued", "waiting_for": "models", "downloading": Download(1_200_000_000, 3_100_000_000, "model.bin")},
+            "waiting for the models: 1.2 of 3.1 GB",
+            0.0,
+        ),
+        ({"state": "queued", "waiting_for": "worker"}, "waiting for a fit worker (`spillway queue` says why)", 0.0),
         ({"state": "running", "progress": 0.0}, "starting", 0.0),
         ({"state": "running", "stage": "asr", "progress": 0.4}, "recognizing speech", 0.4),
         ({"state": "succeeded", "progress": 1.0}, "succeeded", 1.0),

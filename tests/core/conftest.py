@@ -4,6 +4,7 @@ import pytest
 
 from core.job_store import JobStore
 from core.redis_steps import RedisClient, connect
+from tests.gcs_server import bucket, cloud, cloud_session, connect_storage, key, private_key  # noqa: F401 - fixtures
 
 
 @pytest.fixture

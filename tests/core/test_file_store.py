@@ -1,52 +1,183 @@
+"""The file store's contract, held by both of its implementations."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from core.file_store import LocalFileStore
+from core.bucket_file_store import BucketFileStore
+from core.errors import SettingsError
+from core.file_store import FileStore
+from core.gs_address import Place
+from core.local_file_store import LocalFileStore
+from core.partial_file import prepare
+from core.settings import Settings
+from core.storage import open_file_store
+from tests.conftest import wait_for
+from tests.gcs_server import CloudServer
+
+MB = 1024**2
+
+
+@dataclass(frozen=True)
+class Opened:
+    store: FileStore
+    keys: Callable[[], list[str]]  # what is stored
+    folder: Path  # on this machine
+
+    def left_here(self) -> list[Path]:
+        """Files on this machine that are not stored."""
+        return [path for path in self.folder.rglob("*") if path.is_file() and str(path.relative_to(self.folder)) not in self.keys()]
+
+
+@pytest.fixture(params=["local volume", "bucket"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
+    if request.param == "local volume":
+        return Opened(LocalFileStore(tmp_path), lambda: files_under(tmp_path), tmp_path)
+    cloud: CloudServer = request.getfixturevalue("cloud")
+    bucket: str = request.getfixturevalue("bucket")
+    store = BucketFileStore(request.getfixturevalue("connect_storage")(), Place(bucket, "one/installation"), tmp_path)
+    cloud.put(bucket, "one/installation-too/jobs/a/input", b"another's")
+    prefix = "one/installation/"
+    return Opened(store, lambda: [name.removeprefix(prefix) for name in cloud.names(bucket) if name.startswith(prefix)], tmp_path)
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> LocalFileStore:
-    return LocalFileStore(tmp_path)
+def store(opened: Opened) -> FileStore:
+    return opened.store
 
 
-def everything_under(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def files_under(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.parent.name != "partial")
 
 
-def test_a_kept_file_is_read_back_with_its_digest(files: LocalFileStore) -> None:
-    stored = files.write("jobs/a/input", b"hello")
-    assert (stored.bytes, stored.sha256[:8]) == (5, "2cf24dba")
-    assert files.read("jobs/a/input") == b"hello"
+def test_a_kept_file_is_read_back_with_its_digest(store: FileStore) -> None:
+    stored = store.write("jobs/a/input", b"hello")
+    assert (stored.key, stored.bytes, stored.sha256[:8]) == ("jobs/a/input", 5, "2cf24dba")
+    assert store.read("jobs/a/input") == b"hello"
 
 
-def test_a_file_is_nowhere_to_be_seen_until_it_is_kept(files: LocalFileStore) -> None:
-    partial = files.start("jobs/a/input")
+@pytest.mark.parametrize("size", [0, 1, 8 * MB, 8 * MB + 1, 17 * MB])
+def test_files_of_every_size_come_back_as_they_were(opened: Opened, size: int) -> None:
+    content = bytes(range(251)) * (size // 251 + 1)
+    opened.store.write("jobs/a/input", content[:size])
+    assert opened.store.read("jobs/a/input") == content[:size]
+    with opened.store.local_copy("jobs/a/input") as path:
+        assert path.read_bytes() == content[:size]
+    assert opened.left_here() == []
+
+
+def test_a_file_is_nowhere_to_be_seen_until_it_is_kept(opened: Opened) -> None:
+    partial = opened.store.start("jobs/a/input")
     partial.write(b"half")
-    with pytest.raises(FileNotFoundError, match="holds no"):
-        files.local_path("jobs/a/input")
+    with pytest.raises(FileNotFoundError), opened.store.local_copy("jobs/a/input"):
+        pass
+    assert opened.keys() == []
     partial.keep()
-    assert files.local_path("jobs/a/input").read_bytes() == b"half"
+    assert opened.store.read("jobs/a/input") == b"half"
+    assert opened.left_here() == []
 
 
-def test_a_discarded_file_leaves_nothing_behind(files: LocalFileStore, tmp_path: Path) -> None:
-    partial = files.start("jobs/a/input")
+def test_what_was_written_can_be_looked_at_before_it_is_kept(store: FileStore) -> None:
+    partial = store.start("jobs/a/input")
+    partial.write(b"whole")
+    assert partial.path().read_bytes() == b"whole"
+    partial.discard()
+
+
+def test_a_discarded_file_leaves_nothing_behind(opened: Opened) -> None:
+    partial = opened.store.start("jobs/a/input")
     partial.write(b"half")
     partial.discard()
-    assert everything_under(tmp_path) == []
+    assert (opened.keys(), opened.left_here()) == ([], [])
+
+
+def test_a_file_written_again_is_replaced_whole(store: FileStore) -> None:
+    store.write("jobs/a/products/1-asr.json", b"a long one")
+    store.write("jobs/a/products/1-asr.json", b"short")
+    assert store.read("jobs/a/products/1-asr.json") == b"short"
+
+
+@pytest.mark.parametrize("size", [3, 9 * MB])
+def test_what_is_written_once_is_never_replaced_but_may_be_written_again(opened: Opened, size: int) -> None:
+    key = "jobs/a/attempts/1/transcript.json"
+    for _ in range(2):
+        assert opened.store.write_once(key, b"a" * size).bytes == size
+    with pytest.raises(FileExistsError):
+        opened.store.write_once(key, b"b" * size)
+    assert opened.store.read(key) == b"a" * size
+    assert opened.left_here() == []
+
+
+def test_of_two_writers_one_wins(store: FileStore) -> None:
+    together = threading.Barrier(2)
+
+    def write(content: bytes) -> bytes | None:
+        together.wait()
+        try:
+            store.write_once("jobs/a/attempts/1/transcript.json", content)
+        except FileExistsError:
+            return None
+        return content
+
+    with ThreadPoolExecutor(2) as pool:
+        won = [content for content in pool.map(write, (b"one", b"two")) if content]
+    assert won == [store.read("jobs/a/attempts/1/transcript.json")]
+
+
+def test_a_missing_file_is_said_to_be_missing(store: FileStore) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read("jobs/a/input")
 
 
 @pytest.mark.parametrize(
     "key", ["../secret", "jobs/../../x", "/etc/passwd", "jobs//x", "jobs/A", "", "jobs/a\0", ".hidden", "jobs/..", "a/\n"]
 )
-def test_only_our_own_names_are_keys(files: LocalFileStore, key: str) -> None:
+def test_only_our_own_names_are_keys(store: FileStore, key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):
-        files.read(key)
+        store.read(key)
 
 
-def test_deleting_a_job_takes_all_of_it_and_nothing_else(files: LocalFileStore, tmp_path: Path) -> None:
-    for key in ("jobs/a/input", "jobs/a/attempts/1/transcript.json", "jobs/b/input"):
-        files.write(key, b"x")
-    files.delete_job("a")
-    assert everything_under(tmp_path) == [tmp_path / "jobs/b/input"]
-    files.delete_job("never-was")
+def test_deleting_a_job_takes_all_of_it_and_nothing_else(opened: Opened) -> None:
+    for key in ("jobs/a/input", "jobs/a/attempts/1/transcript.json", "jobs/ab/input"):
+        opened.store.write(key, b"x")
+    opened.store.delete_job("a")
+    assert opened.keys() == ["jobs/ab/input"]
+    opened.store.delete_job("never-was")
+
+
+def test_deleting_twice_is_no_error(opened: Opened) -> None:
+    opened.store.write("jobs/a/input", b"x")
+    for _ in range(2):
+        opened.store.delete("jobs/a/input")
+    assert opened.keys() == []
+
+
+def test_a_store_that_can_be_written_has_no_fault_and_keeps_nothing_of_the_question(opened: Opened) -> None:
+    wait_for(lambda: opened.store.fault() is None, "the store to be found fit")
+    assert opened.left_here() == []
+    assert opened.store.free_bytes() > MB
+
+
+def test_what_a_killed_process_left_half_written_is_taken_away_after_a_day(opened: Opened) -> None:
+    for name in ("left", "growing"):
+        (opened.folder / "partial" / name).write_bytes(b"half")
+    os.utime(opened.folder / "partial" / "left", (0, 0))
+    prepare(opened.folder)
+    assert [path.name for path in opened.left_here()] == ["growing"]
+
+
+def test_the_settings_say_where_files_are(tmp_path: Path) -> None:
+    assert isinstance(open_file_store(Settings(file_store_dir=tmp_path)), LocalFileStore)
+    bucket = open_file_store(Settings(file_store_dir=tmp_path, file_store="gs://our-bucket/spillway"))
+    assert isinstance(bucket, BucketFileStore)
+    assert str(bucket.place("jobs/a/input")) == "gs://our-bucket/spillway/jobs/a/input"
+
+
+def test_another_place_for_files_than_a_bucket_is_a_wrong_setting() -> None:
+    with pytest.raises(SettingsError, match=r"SPILLWAY_FILE_STORE is wrong: write gs://bucket/prefix"):
+        Settings.from_environment({"SPILLWAY_FILE_STORE": "/var/files"})

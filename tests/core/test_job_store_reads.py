@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import JobNotFound
 from core.job import JobState, Priority
-from core.job_store import JobStore, WorkerReport
+from core.job_store import Download, JobStore, WorkerReport, WorkerState
 from core.redis_steps import RedisClient
 from tests.core.jobs import claim, submit
 
@@ -64,6 +64,47 @@ def test_a_page_behind_a_deleted_job_is_refused_not_begun_again(store: JobStore,
         store.page(before=job.id)
 
 
+def test_a_page_may_be_of_one_api_key(store: JobStore) -> None:
+    mine: list[str] = []
+    for _ in range(5):
+        submit(store, key_id="others")
+        mine.append(submit(store, key_id="mine").id)
+    first = store.page(limit=3, key_id="mine")
+    rest = store.page(limit=3, key_id="mine", before=first.next)
+    assert ([len(first.jobs), len(rest.jobs)], rest.next) == ([3, 2], None)
+    assert sorted(job.id for job in (*first, *rest)) == sorted(mine)
+    store.cancel(mine[0])
+    assert [job.id for job in store.page(key_id="mine", state=JobState.CANCELLED)] == [mine[0]]
+    assert store.page(key_id="nobody").jobs == []
+
+
+def test_a_page_of_one_key_reads_no_record_of_another(store: JobStore) -> None:
+    mine = submit(store, key_id="mine").id
+    for _ in range(10):
+        submit(store, key_id="others")
+    page = store.page(key_id="mine", state=JobState.QUEUED, most_read=1)
+    assert ([job.id for job in page], page.next) == ([mine], None)
+
+
+def test_a_page_of_one_key_does_not_begin_behind_anothers_job(store: JobStore) -> None:
+    others = submit(store, key_id="others")
+    submit(store, key_id="mine")
+    with pytest.raises(JobNotFound):
+        store.page(key_id="mine", before=others.id)
+
+
+def test_a_deleted_job_leaves_no_trace_in_the_lists(store: JobStore, redis: RedisClient) -> None:
+    store.delete(submit(store, key_id="mine").id)
+    assert list(redis.scan_iter("spillway:jobs*")) == []
+
+
+def test_a_job_is_anothers_to_whoever_asks_with_another_key(store: JobStore) -> None:
+    job = submit(store, key_id="mine")
+    assert store.get(job.id, key_id="mine").id == store.get(job.id).id == job.id
+    with pytest.raises(JobNotFound, match="it never was, or it was deleted"):
+        store.get(job.id, key_id="others")
+
+
 def test_a_position_counts_the_jobs_before_it(store: JobStore) -> None:
     first, second, urgent = submit(store), submit(store), submit(store, priority=Priority.HIGH)
     assert [store.position(job) for job in (urgent, first, second)] == [0, 1, 2]
@@ -84,8 +125,17 @@ def test_a_watcher_sees_every_state_to_the_end(store: JobStore) -> None:
 
 
 def test_a_silent_worker_is_forgotten(store: JobStore) -> None:
-    report = WorkerReport("gpu0", True, "", "cpu", "tiny.en", 0)
+    report = WorkerReport(
+        "gpu0", False, "", "cpu", "tiny.en", state=WorkerState.DOWNLOADING, downloading=Download(1, 2, "a"), host="box", pid=7
+    )
     store.report_worker(report, ttl_s=0.1)
     assert store.workers() == (report,)
     time.sleep(0.15)
     assert store.workers() == ()
+
+
+def test_an_older_workers_report_is_read(store: JobStore, redis: RedisClient) -> None:
+    """As it stands in Redis while an installation is brought up to date."""
+    redis.set("spillway:worker:gpu0", '{"slot": "gpu0", "fit": true, "reason": "", "device": "cpu", "asr_model": "tiny.en"}')
+    redis.sadd("spillway:workers", "gpu0")
+    assert store.workers() == (WorkerReport("gpu0", True, "", "cpu", "tiny.en"),)

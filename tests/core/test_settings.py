@@ -66,6 +66,52 @@ def test_every_setting_has_a_line_of_help() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
+def test_a_variable_may_name_a_file_that_holds_the_value(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://:pass word@redis:6379/0\n")
+    (tmp_path / "port").write_text("9000")
+    settings = Settings.from_environment({"SPILLWAY_REDIS_URL_FILE": str(tmp_path / "url"), "SPILLWAY_PORT_FILE": str(tmp_path / "port")})
+    assert (settings.redis_url, settings.port) == ("redis://:pass word@redis:6379/0", 9000)
+
+
+def test_only_the_final_newline_of_a_file_is_no_part_of_the_value(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(" hf\n\n")
+    assert Settings.from_environment({"SPILLWAY_HF_TOKEN_FILE": str(tmp_path / "token")}).hf_token == " hf\n"
+
+
+def test_a_variable_and_its_file_are_not_both_given(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://redis:6379/0")
+    with pytest.raises(SettingsError, match="SPILLWAY_REDIS_URL and SPILLWAY_REDIS_URL_FILE are both set"):
+        Settings.from_environment({"SPILLWAY_REDIS_URL": "redis://a", "SPILLWAY_REDIS_URL_FILE": str(tmp_path / "url")})
+    given = {"SPILLWAY_REDIS_URL": "", "SPILLWAY_REDIS_URL_FILE": str(tmp_path / "url")}
+    assert Settings.from_environment(given).redis_url == "redis://redis:6379/0"
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"", "is empty"), (b"\n", "is empty"), (b"\xff", "UTF-8")])
+def test_a_file_that_gives_no_value_is_named_with_its_variable(tmp_path: Path, content: bytes | None, why: str) -> None:
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match=f"SPILLWAY_HF_TOKEN_FILE is {path}.*{why}"):
+        Settings.from_environment({"SPILLWAY_HF_TOKEN_FILE": str(path)})
+
+
+@pytest.mark.parametrize("name", ["SPILLWAY_PROT_FILE", "SPILLWAY_FILE", "SPILLWAY_PORT_FILE_FILE"])
+def test_a_file_for_no_setting_is_unknown_by_the_name_that_was_given(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"unknown setting {name}:"):
+        Settings.from_environment({name: "/nowhere"})
+
+
+def test_what_a_secret_file_holds_is_not_shown_when_it_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    with pytest.raises(SettingsError, match="SPILLWAY_API_KEY_SECRET is wrong") as refused:
+        Settings.from_environment({"SPILLWAY_API_KEY_SECRET_FILE": str(tmp_path / "secret")})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_clients_variables_are_none_of_ours() -> None:
+    assert Settings.from_environment({"SPILLWAY_URL": "http://x", "SPILLWAY_API_KEY": "k"}) == Settings.from_environment({})
+
+
 def test_hosts_and_networks_may_be_allowed() -> None:
     given = {"SPILLWAY_FETCH_ALLOW": "10.1.0.0/16, fd00::/8,NAS, files.example.internal,127.0.0.1"}
     assert Settings.from_environment(given).fetch_allow == ("10.1.0.0/16", "fd00::/8", "nas", "files.example.internal", "127.0.0.1")

@@ -18,9 +18,10 @@ from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 
 from core.errors import SourceRefused, StoreUnavailable
-from core.file_store import LocalFileStore, result_key
+from core.file_store import result_key
 from core.job import JobFailure, JobOptions, NewJob
 from core.job_store import JobStore, Runner
+from core.local_file_store import LocalFileStore
 from core.outbox import Delivery, DeliveryKind, DeliveryLease, DeliveryState, Outbox
 from core.redis_steps import connect
 from core.render import Format

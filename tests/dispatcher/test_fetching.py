@@ -11,11 +11,15 @@ from uuid import uuid4
 
 import pytest
 
+from core.bucket_file_store import BucketFileStore
 from core.errors import StoreUnavailable
 from core.fetches import Fetches, FetchLease
-from core.file_store import LocalFileStore
+from core.file_store import FileStore
+from core.gcs import CloudStorage, Patience
+from core.gs_address import Place
 from core.job import Job, JobOptions, JobState, NewJob, Stage
 from core.job_store import JobStore, Runner
+from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
 from core.redis_steps import connect
 from dispatcher.fetching import MOST_FAILURES, Fetcher, Limits, Stores, pause_after
@@ -25,6 +29,7 @@ from dispatcher.landing import Fetch, Landing
 from tests.conftest import RedisServer, wait_for
 from tests.dispatcher.process import running_dispatcher
 from tests.dispatcher.source_server import SourceServer, Visit, file
+from tests.gcs_server import CloudServer, Fault, Reply
 
 
 def wav(seconds: float) -> bytes:
@@ -41,10 +46,10 @@ TALK = wav(20)  # 640 kB
 class Box:
     """A dispatcher's fetcher with all that it works with, stepped by the test."""
 
-    def __init__(self, redis_url: str, folder: Path, ffmpeg: str) -> None:
+    def __init__(self, redis_url: str, folder: Path, ffmpeg: str, files: FileStore | None = None) -> None:
         self.redis = connect(redis_url, retries=0)
         self.jobs, self.folder = JobStore(self.redis), folder
-        self.fetches, self.files = Fetches(self.redis, self.jobs), LocalFileStore(folder)
+        self.fetches, self.files = Fetches(self.redis, self.jobs), files or LocalFileStore(folder)
         self._ffmpeg, self.made = Ffmpeg(ffmpeg), list[Fetcher]()
         http = HttpFetch(Guard(("127.0.0.1/32",)), max_bytes=10**6)
         self.schemes: dict[str, Fetch] = {"http": http, "https": http}
@@ -242,8 +247,8 @@ def test_a_cancel_or_delete_ends_a_slow_fetch_within_seconds(
     began = time.monotonic()
     box.stepped(fetcher, lambda: not fetcher._flights, "the thread to end")
     assert time.monotonic() - began < 3
-    assert box.left() == []
-    assert (box.folder / "jobs" / job_id).exists() == (end is JobStore.cancel)
+    wait_for(lambda: box.left() == [], "what had come to be forgotten")
+    assert not (box.folder / "jobs" / job_id).exists()
 
 
 def test_a_job_deleted_before_its_file_began_leaves_nothing(box: Box) -> None:
@@ -257,8 +262,8 @@ def test_a_job_deleted_before_its_file_began_leaves_nothing(box: Box) -> None:
     fetcher, job_id = box.fetcher(), box.submit("http://example.org/")
     fetcher.step()
     box.stepped(fetcher, lambda: not fetcher._flights, "the thread to end")
-    assert box.left() == []
-    assert not (box.folder / "jobs" / job_id).exists()
+    wait_for(lambda: box.left() == [], "what had come to be forgotten")
+    wait_for(lambda: not (box.folder / "jobs" / job_id).exists(), "its folder to go")
 
 
 def test_a_try_that_brought_much_is_no_failure(box: Box, server: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +298,49 @@ def test_a_full_disk_is_waited_for(box: Box, server: SourceServer, monkeypatch: 
     job = box.settled(box.fetcher(), box.submit(server.url()))
     assert (job.state, job.fetch_failures) == (JobState.QUEUED, 0)
     assert box.left() == [job.input_key]
+
+
+@pytest.fixture
+def bucket_box(redis_url: str, tmp_path: Path, ffmpeg: str, bucket: str, connect_storage: Callable[..., CloudStorage]) -> Iterator[Box]:
+    """Files go to a bucket."""
+    patience = Patience(connect_s=0.5, silence_s=0.5, tries_s=0.5)
+    made = Box(redis_url, tmp_path, ffmpeg, BucketFileStore(connect_storage(patience=patience), Place(bucket, "spillway"), tmp_path))
+    yield made
+    made.close()
+
+
+def test_a_source_goes_to_the_bucket_and_nothing_of_it_stays_here(
+    bucket_box: Box, cloud: CloudServer, bucket: str, server: SourceServer
+) -> None:
+    job = bucket_box.settled(bucket_box.fetcher(), bucket_box.submit(server.url()))
+    assert (job.state, job.duration_s) == (JobState.QUEUED, 20.0)
+    assert cloud.content(bucket, f"spillway/{job.input_key}") == TALK
+    assert (cloud.seen("/download/"), bucket_box.left()) == (0, [])
+
+
+def test_what_is_no_recording_never_travels(bucket_box: Box, cloud: CloudServer, server: SourceServer) -> None:
+    server.answers["/talk.wav"] = lambda visit: visit.say(200, b"<html>Please sign in</html>" * 50)
+    assert bucket_box.settled(bucket_box.fetcher(), bucket_box.submit(server.url())).state == JobState.FAILED
+    assert (cloud.seen("POST"), bucket_box.left()) == (0, [])
+
+
+def test_a_bucket_that_is_away_is_waited_for_and_costs_no_second_download(
+    bucket_box: Box, cloud: CloudServer, server: SourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.fetching.STORE_PAUSE_S", 0.05)
+    cloud.faults = [Fault("POST /upload", 2, Reply(403, {}, b"no"))]
+    job = bucket_box.settled(bucket_box.fetcher(), bucket_box.submit(server.url()))
+    assert (job.state, job.fetch_failures, len(server.asked)) == (JobState.QUEUED, 0, 1)
+    assert (cloud.faults[0].times, bucket_box.left()) == (0, [])
+
+
+def test_a_fetch_that_waits_for_the_bucket_hears_of_a_cancel(bucket_box: Box, cloud: CloudServer, server: SourceServer) -> None:
+    cloud.faults = [Fault("POST /upload", 99, Reply(403, {}, b"no"))]
+    fetcher, job_id = bucket_box.fetcher(), bucket_box.submit(server.url())
+    bucket_box.stepped(fetcher, lambda: cloud.seen("POST /upload"), "the first try")
+    bucket_box.jobs.cancel(job_id)
+    bucket_box.stepped(fetcher, lambda: not fetcher._flights, "the thread to end")
+    assert bucket_box.left() == []
 
 
 def test_whatever_breaks_the_job_gets_an_answer(box: Box) -> None:
@@ -341,7 +389,7 @@ def test_a_fetcher_that_fell_silent_is_overtaken_and_its_work_dropped(box: Box, 
     job = box.settled(next_one, job_id)
     box.stepped(silent, lambda: not silent._flights, "the first to hear of it")
     assert (job.state, box.jobs.backlog().queued_jobs) == (JobState.QUEUED, 1)
-    assert box.left() == [job.input_key]
+    wait_for(lambda: box.left() == [job.input_key], "what came too late to be forgotten")
 
 
 def test_what_was_fetched_while_redis_was_away_is_not_lost(redis_server: RedisServer, tmp_path: Path, ffmpeg: str) -> None:

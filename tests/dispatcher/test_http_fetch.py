@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from core.errors import CallerError, DiskFull, SourceRefused, SourceTooLarge, SourceUnreachable
-from core.file_store import LocalFileStore
+from core.local_file_store import LocalFileStore
 from dispatcher.guard import Guard
 from dispatcher.http_fetch import HttpFetch, Patience, _target
 from dispatcher.landing import Interrupted, Landing

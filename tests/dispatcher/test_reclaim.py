@@ -125,7 +125,7 @@ def test_the_loop_outlives_a_redis_that_is_away(redis_server: RedisServer) -> No
         thread = threading.Thread(
             target=run,
             args=((lambda: stepped.append(store.uptime_s()),),),
-            kwargs={"leads": lambda: store.lead("me", ttl_s=5), "period_s": 0.02, "stop": stop},
+            kwargs={"leads": lambda: store.lead("me", ttl_s=5), "went_round": lambda: None, "period_s": 0.02, "stop": stop},
         )
         thread.start()
         wait_for(lambda: stepped, "a step")

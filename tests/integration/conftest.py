@@ -9,6 +9,7 @@ import pytest
 
 from client.api import SpillwayClient
 from tests.conftest import ROOT
+from tests.gcs_server import bucket, cloud, cloud_session  # noqa: F401 - fixtures
 from tools.local_stack import LocalStack, Plan
 
 LIBRIVOX = ROOT / "tests" / "data" / "librivox"

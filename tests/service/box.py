@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,12 @@ import httpx
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from core.api_keys import ApiKeys, KeySecrets
 from core.errors import StoreUnavailable
-from core.file_store import LocalFileStore, result_key
+from core.file_store import FileStore, result_key
 from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner
+from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
 from core.outbox import Outbox
 from core.redis_steps import connect
@@ -30,6 +32,7 @@ from service.collaborators import Collaborators
 from service.places import Places
 from tests.conftest import ROOT, free_port, wait_for
 
+NO_HEADERS: Mapping[str, str] = {}
 RUNNER = Runner("slot", "boot")
 TIMES = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "compression_ratio": 1.0, "words": ()}
 TRANSCRIPT = Transcript(
@@ -48,10 +51,12 @@ TRANSCRIPT = Transcript(
 class Box:
     """A service in this process, driven through Flask's test client."""
 
-    def __init__(self, redis_url: str, folder: Path, ffmpeg: str, **changes: Any) -> None:
+    def __init__(self, redis_url: str, folder: Path, ffmpeg: str, *, files: FileStore | None = None, **changes: Any) -> None:
+        changes = {"access": "open", **changes}
         self.settings = Settings(redis_url=redis_url, file_store_dir=folder, ffmpeg=ffmpeg, asr_model="tiny", **changes)
         self.redis = connect(redis_url, timeout_s=2, retries=1)
-        self.jobs, self.files = JobStore(self.redis), LocalFileStore(folder)
+        self.jobs, self.files = JobStore(self.redis), files or LocalFileStore(folder)
+        self.keys = ApiKeys(self.redis, KeySecrets("s" * 32, first=None))
         self.outbox = Outbox(self.redis, self.jobs)
         self.folder, self.wakeups = folder, 0
         self.streams = Places(2)
@@ -60,9 +65,16 @@ class Box:
         self.has_broker = True
         self.http: FlaskClient = make_app(self._collaborators(ffmpeg)).test_client()
 
-    def submit(self, content: bytes | None = None, filename: str = "talk.wav", key: str = "", **fields: str) -> TestResponse:
+    def submit(
+        self,
+        content: bytes | None = None,
+        filename: str = "talk.wav",
+        key: str = "",
+        headers: Mapping[str, str] = NO_HEADERS,
+        **fields: str,
+    ) -> TestResponse:
         file = (io.BytesIO(wav(2) if content is None else content), filename)
-        headers = {"Idempotency-Key": key} if key else {}
+        headers = {**headers, **({"Idempotency-Key": key} if key else {})}
         form = {"file": file, **fields}
         return self.http.post("/v1/jobs", data=form, headers=headers, content_type="multipart/form-data", buffered=True)
 
@@ -85,6 +97,7 @@ class Box:
     def _collaborators(self, ffmpeg: str) -> Collaborators:
         return Collaborators(
             settings=self.settings,
+            keys=self.keys if self.settings.access == "keys" else None,
             jobs=self.jobs,
             outbox=self.outbox,
             files=self.files,
@@ -100,13 +113,13 @@ class Box:
         return self.has_broker
 
 
-def commit(jobs: JobStore, files: LocalFileStore, job: Job) -> None:
+def commit(jobs: JobStore, files: FileStore, job: Job) -> None:
     key = result_key(job.id, job.attempt)
     files.write(key, TRANSCRIPT.model_dump_json().encode())
     jobs.succeed(job, result_key=key)
 
 
-def run_pending(jobs: JobStore, files: LocalFileStore) -> bool:
+def run_pending(jobs: JobStore, files: FileStore) -> bool:
     """Claims and ends one job as a worker would; whether there was one, and Redis to ask."""
     try:
         job = jobs.claim(RUNNER, lease_s=60, fits_s=1e6)
@@ -137,7 +150,7 @@ def running_service(redis_url: str, tmp_path: Path, ffmpeg: str, **variables: st
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("SPILLWAY_")},
         "SPILLWAY_REDIS_URL": redis_url, "SPILLWAY_FILE_STORE_DIR": str(folder), "SPILLWAY_FFMPEG": ffmpeg,
-        "SPILLWAY_PORT": str(port), "SPILLWAY_ASR_MODEL": "tiny", **variables,
+        "SPILLWAY_PORT": str(port), "SPILLWAY_ASR_MODEL": "tiny", "SPILLWAY_ACCESS": "open", **variables,
     }  # fmt: skip
     command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn_conf.py", "service.wsgi:create()"]
     with log.open("wb") as output, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=output, stdout=output) as process:

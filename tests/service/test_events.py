@@ -10,7 +10,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from core.job import Stage
-from core.job_store import Beat
+from core.job_store import Beat, Download, WorkerReport, WorkerState
 from service import events
 from tests.conftest import RedisServer, wait_for
 from tests.service.box import Box, commit
@@ -73,6 +73,20 @@ def test_a_waiting_job_is_told_when_it_moves_up(box: Box) -> None:
         assert '"queue_position":1' in next(stream)
         box.http.post(f"/v1/jobs/{first}/cancel")
         assert '"queue_position":0' in next(stream)
+
+
+def test_a_waiting_job_is_told_how_far_the_models_are(box: Box) -> None:
+    def comes(done_bytes: int) -> None:
+        said = Download(done_bytes, 100, "model.bin")
+        report = WorkerReport("gpu0", False, "", "cuda", "large-v2", state=WorkerState.DOWNLOADING, downloading=said)
+        box.jobs.report_worker(report, ttl_s=60)
+
+    comes(1)
+    with box.http.get(f"/v1/jobs/{box.submitted()}/events", buffered=False) as response:
+        stream = frames(response)
+        assert '"waiting_for":"models","downloading":{"done_bytes":1,' in next(stream)
+        comes(2)
+        assert '"waiting_for":"models","downloading":{"done_bytes":2,' in next(stream)
 
 
 def test_a_quiet_stream_has_a_heartbeat(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

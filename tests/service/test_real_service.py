@@ -11,8 +11,8 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
-from core.file_store import LocalFileStore
 from core.job_store import JobStore
+from core.local_file_store import LocalFileStore
 from core.redis_steps import connect
 from tests.conftest import RedisServer, wait_for
 from tests.service.box import RunningService, is_alive, run_pending, running_service, wav
@@ -127,12 +127,12 @@ def test_a_stopping_service_finishes_uploads_and_lets_go_of_streams(redis_url: s
 
 
 def _stop_in_the_middle(service: RunningService) -> None:
-    job_id, released, answers = submit(service), threading.Event(), list[int]()
-    watcher = threading.Thread(target=_watch, args=(service, job_id, released))
+    job_id, opened, released, answers = submit(service), threading.Event(), threading.Event(), list[int]()
+    watcher = threading.Thread(target=_watch, args=(service, job_id, released, opened))
     uploader = threading.Thread(target=lambda: answers.append(_upload_slowly(service, released)))
     watcher.start()
     uploader.start()
-    wait_for(lambda: list(service.folder.glob("partial/*")), "the upload to begin")
+    wait_for(lambda: opened.is_set() and list(service.folder.glob("partial/*")), "the stream and the upload to begin")
     began = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
     watcher.join(timeout=10)
@@ -153,9 +153,11 @@ def test_the_log_is_json_and_names_no_file(service: RunningService) -> None:
     assert all(line.startswith("{") and '"process": "service"' in line for line in log.splitlines())
 
 
-def _watch(service: RunningService, job_id: str, released: threading.Event) -> None:
+def _watch(service: RunningService, job_id: str, released: threading.Event, opened: threading.Event | None = None) -> None:
     with httpx.stream("GET", f"{service.url}/v1/jobs/{job_id}/events", timeout=30) as response:
         for _ in response.iter_lines():
+            if opened:
+                opened.set()
             if released.is_set():
                 return
 

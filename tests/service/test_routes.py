@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from flask import Flask
 
 from core.file_store import result_key
 from core.job import JobFailure, Stage
-from core.job_store import Beat, Runner, WorkerReport
+from core.job_store import Beat, Download, Runner, WorkerReport, WorkerState
 from tests.conftest import RedisServer
 from tests.service.box import TRANSCRIPT, Box, commit
 
@@ -18,7 +19,12 @@ NOBODY = "0" * 32
 
 
 def worker(slot: str = "gpu0", fit: bool = True) -> WorkerReport:
-    return WorkerReport(slot=slot, fit=fit, reason="" if fit else "no GPU", device="cuda", asr_model="tiny", jobs_in_flight=1)
+    state = WorkerState.FIT if fit else WorkerState.UNFIT
+    return WorkerReport(slot, fit, "" if fit else "no GPU", device="cuda", asr_model="tiny", state=state)
+
+
+def downloading(done_bytes: int = 1_200_000_000) -> WorkerReport:
+    return replace(worker(fit=False), state=WorkerState.DOWNLOADING, downloading=Download(done_bytes, 3_100_000_000, "large-v2, model.bin"))
 
 
 def succeeded(box: Box) -> str:
@@ -184,7 +190,8 @@ def test_the_queue_tells_of_backlog_and_workers(box: Box) -> None:
     assert (queue["queued_jobs"], queue["queued_audio_s"], queue["running_jobs"]) == (1, 2.0, 1)
     assert queue["estimated_wait_s"] is None
     assert queue["workers"][1] == {
-        "slot": "gpu1", "fit": False, "reason": "no GPU", "device": "cuda", "model": "tiny", "jobs_in_flight": 1,
+        "slot": "gpu1", "fit": False, "state": "unfit", "reason": "no GPU", "downloading": None, "device": "cuda", "model": "tiny",
+        "jobs_in_flight": 1,
     }  # fmt: skip
 
 
@@ -202,6 +209,53 @@ def test_without_a_fit_worker_no_start_is_promised(box: Box) -> None:
     box.jobs.report_worker(worker(fit=False), ttl_s=60)
     box.redis.hset("spillway:speed", mapping={"audio_ms": 20_000, "run_ms": 10_000})
     assert box.http.get(f"/v1/jobs/{box.submitted()}").get_json()["estimated_start"] is None
+
+
+@pytest.mark.parametrize(
+    ("reports", "waiting_for"),
+    [
+        ([], "worker"),
+        ([worker(fit=False)], "worker"),
+        ([replace(worker(fit=False), state=WorkerState.MODELS_MISSING)], "worker"),
+        ([replace(worker(fit=False), state=WorkerState.LOADING)], "models"),
+        ([worker("gpu1", fit=False), downloading()], "models"),
+        ([worker("gpu1"), downloading()], "turn"),
+    ],
+)
+def test_a_queued_job_says_what_it_waits_for(box: Box, reports: list[WorkerReport], waiting_for: str) -> None:
+    for report in reports:
+        box.jobs.report_worker(report, ttl_s=60)
+    job_id = box.submitted()
+    (listed,) = box.http.get("/v1/jobs").get_json()["jobs"]
+    assert [listed["waiting_for"], box.http.get(f"/v1/jobs/{job_id}").get_json()["waiting_for"]] == [waiting_for] * 2
+    box.claim()
+    assert box.http.get(f"/v1/jobs/{job_id}").get_json()["waiting_for"] is None
+
+
+def test_a_download_is_told_with_its_bytes(box: Box) -> None:
+    box.jobs.report_worker(downloading(), ttl_s=60)
+    at = {"done_bytes": 1_200_000_000, "total_bytes": 3_100_000_000, "what": "large-v2, model.bin"}
+    assert box.http.get(f"/v1/jobs/{box.submitted()}").get_json()["downloading"] == at
+    assert box.http.get("/v1/queue").get_json()["workers"][0]["downloading"] == at
+    ready = box.http.get("/readyz")
+    assert (ready.status_code, ready.get_json()["ready"]) == (200, True)
+    assert ready.get_json()["models"] == {"state": "downloading", "done_bytes": 1_200_000_000, "total_bytes": 3_100_000_000}
+
+
+@pytest.mark.parametrize(
+    ("states", "models"),
+    [
+        ([WorkerState.STARTING], "unknown"),
+        ([WorkerState.UNFIT, WorkerState.MODELS_MISSING], "missing"),
+        ([WorkerState.MODELS_MISSING, WorkerState.DOWNLOADING], "downloading"),
+        ([WorkerState.DOWNLOADING, WorkerState.LOADING], "ready"),
+        ([WorkerState.FIT], "ready"),
+    ],
+)
+def test_readiness_tells_of_the_models_what_the_best_worker_says(box: Box, states: list[WorkerState], models: str) -> None:
+    for number, state in enumerate(states):
+        box.jobs.report_worker(replace(worker(f"gpu{number}", fit=False), state=state), ttl_s=60)
+    assert box.http.get("/readyz").get_json()["models"]["state"] == models
 
 
 def test_metrics_are_those_of_the_job_store(box: Box) -> None:
@@ -274,7 +328,8 @@ def test_without_redis_the_process_is_alive_but_not_ready(lonely_box: Box) -> No
 
 
 def test_ready_means_redis_and_room(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert box.http.get("/readyz").get_json() == {"ready": True, "reasons": []}
+    unknown = {"state": "unknown", "done_bytes": None, "total_bytes": None}
+    assert box.http.get("/readyz").get_json() == {"ready": True, "reasons": [], "models": unknown}
     assert box.stored_files() == []
     monkeypatch.setattr(box.files, "free_bytes", lambda: 1)
     assert box.http.get("/readyz").get_json()["reasons"] == ["the file store's disk is full"]

@@ -53,6 +53,19 @@ def test_a_file_and_a_source_together_are_refused_and_leave_nothing(box: Box, is
     assert (box.stored_files(), box.jobs.page().jobs) == ([], [])
 
 
+def test_everything_behind_the_bucket_is_name(box: Box) -> None:
+    address = "gs://our-bucket/talks/Gespräch #1?take=2 100%.mp3"
+    job = send(box, {"source": address}).get_json()
+    assert (job["source"], job["filename"]) == (address, "Gespräch #1?take=2 100%.mp3")
+
+
+@pytest.mark.parametrize("address", ["gs://", "gs://our-bucket", "gs://our-bucket/", "gs://Our/x.mp3", "gs://our-bucket/a\nb"])
+def test_what_names_no_object_is_refused(box: Box, address: str) -> None:
+    response = send(box, {"source": address})
+    assert (response.status_code, response.get_json()["field"]) == (422, "source")
+    assert "write gs://bucket/name" in response.get_json()["detail"]
+
+
 def test_null_counts_as_absent(box: Box) -> None:
     assert send(box, {"source": SOURCE, "language": None, "metadata": None, "diarize": None}).status_code == 202
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from core.file_store import PartialFile
 from core.job import JobState
+from core.partial_file import PartialFile
 from core.urls import display_name
 from tests.conftest import RedisServer
 from tests.service.box import Box, wav
@@ -254,8 +254,10 @@ def test_a_wake_up_that_is_not_sent_is_no_error(box: Box) -> None:
 
 
 def test_a_disk_that_fills_up_during_the_upload_leaves_nothing(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = box.files.start
+
     def on_a_full_disk(key: str) -> PartialFile:
-        partial = PartialFile(box.folder, key)
+        partial = start(key)
         with open("/dev/full", "wb") as full:
             os.dup2(full.fileno(), partial._file.fileno())
         return partial

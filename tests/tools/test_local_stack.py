@@ -96,6 +96,16 @@ def test_a_worker_that_never_gets_fit_is_named_with_its_reason(tmp_path: Path) -
         pass
 
 
+@pytest.mark.parametrize("state", ["unfit", "models_missing"])
+def test_a_worker_that_says_it_is_unfit_is_not_waited_for(tmp_path: Path, state: str) -> None:
+    plan = stand_ins.plan(tmp_path)
+    report = f'{{"fit": False, "state": "{state}", "reason": "no GPU"}}'
+    unfit = stand_ins.python("service", stand_ins.SERVICE.replace('{"fit": True}', report))
+    stack = LocalStack(replace(plan, programs=(unfit, *plan.programs[1:])))
+    with pytest.raises(StackFailed, match=r"(?s)the worker cannot work: no GPU.*worker\.log"), stack:
+        pass
+
+
 def test_a_taken_port_is_skipped(tmp_path: Path) -> None:
     said: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -124,10 +134,16 @@ def test_two_stacks_run_side_by_side_in_two_folders(tmp_path: Path) -> None:
         assert (one.url, one.redis_url) != (other.url, other.redis_url)
 
 
-def test_a_wrong_setting_is_named_before_anything_of_ours_starts(tmp_path: Path, running: Running) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("SPILLWAY_BEAMS", "1", "SPILLWAY_BEAMS"), ("SPILLWAY_ACCESS", "keys", "SPILLWAY_ACCESS is keys, and this stack is open")],
+)
+def test_a_wrong_setting_is_named_before_anything_of_ours_starts(
+    tmp_path: Path, running: Running, name: str, value: str, said: str
+) -> None:
     with (
-        pytest.raises(SettingsError, match="SPILLWAY_BEAMS"),
-        LocalStack(replace(stand_ins.plan(tmp_path), settings={"SPILLWAY_BEAMS": "1"})),
+        pytest.raises(SettingsError, match=said),
+        LocalStack(replace(stand_ins.plan(tmp_path), settings={name: value})),
     ):
         pass
     assert running() == []

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from core.file_store import LocalFileStore, input_key
+from core.file_store import input_key
 from core.job import Job, JobOptions, NewJob
 from core.job_store import JobStore, Runner
+from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
 from core.redis_steps import connect
 from core.transcript import Models, Notice, Run, Transcript

