@@ -23,7 +23,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=service-packages /opt/venv /opt/venv
 # Volumes take their owner from these folders when they are new.
-RUN install -d -o 10001 -g 10001 /run/spillway /run/spillway-keys /var/lib/spillway/files /var/lib/spillway/redis
+RUN install -d -o 10001 -g 10001 /run/spillway /run/spillway-keys /run/spillway-signing /var/lib/spillway/files /var/lib/spillway/redis
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \

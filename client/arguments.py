@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clip_start": {"type": float, "help": "transcribe from here, in seconds"},
     "clip_end": {"type": float, "help": "transcribe up to here, in seconds"},
     "on_diarization_failure": {"choices": ("warn", "fail"), "help": "words without speakers, or a failed job"},
+    "callback_url": {"help": "a URL that hears, signed, how the job ended"},
 }
 
 

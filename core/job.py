@@ -1,5 +1,6 @@
 """The job: what a client asks for, what becomes of it, and who may change it."""
 
+import json
 from enum import StrEnum
 from typing import Literal, Self
 
@@ -136,8 +137,9 @@ class NewJob(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for the same bytes, or the same source, and options: what an Idempotency-Key is held to."""
-        return f"{self.source or self.input_sha256}:{self.options.model_dump_json()}"
+        """Equal for the same bytes, or the same source, options and deliveries: what an Idempotency-Key is held to."""
+        owed = json.dumps(self.deliveries) if self.deliveries else ""
+        return f"{self.source or self.input_sha256}:{self.options.model_dump_json()}{owed}"
 
 
 class Fetched(BaseModel):

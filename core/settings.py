@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -18,6 +19,7 @@ FILE_SUFFIX = "_FILE"  # SPILLWAY_X_FILE names the file that holds x: how contai
 HOST_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 MOST_PER_MINUTE = 60_000  # their distance is kept in milliseconds
 MOST_PER_KEY = 1_000_000
+MAKE_WEBHOOK_SECRET = 'echo "whsec_$(head -c 32 /dev/urandom | base64)"'
 NOT_OURS = (
     "SPILLWAY_URL", "SPILLWAY_API_KEY",  # the client's: where the service is, and its key
     "SPILLWAY_PUBLISH_ADDRESS", "SPILLWAY_PUBLISH_PORT", "SPILLWAY_SERVICE_IMAGE", "SPILLWAY_WORKER_IMAGE",  # compose's own
@@ -84,6 +86,17 @@ class Settings(BaseModel):
     fetches_max: int = Field(4, ge=1, le=64, description="Sources that the dispatcher fetches at once.")
     fetch_allow: tuple[str, ...] = Field(
         (), description="Host names and networks, as 10.1.0.0/16, that sources may be fetched from although they are private. Dangerous."
+    )
+
+    # Webhooks
+    webhook_secret: str | None = Field(
+        None,
+        repr=False,
+        description="What webhooks are signed with, `whsec_` and base64 of 24 to 64 bytes; without one, no `callback_url`.",
+    )
+    deliveries_max: int = Field(8, ge=1, le=64, description="Webhooks and outputs that the dispatcher delivers at once.")
+    callback_allow: tuple[str, ...] = Field(
+        (), description="Host names and networks, as 10.1.0.0/16, that webhooks may be sent to although they are private. Dangerous."
     )
 
     # Models
@@ -162,13 +175,20 @@ class Settings(BaseModel):
             )
         return value
 
-    @field_validator("fetch_allow")
+    @field_validator("fetch_allow", "callback_allow")
     @classmethod
     def _names_or_networks(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
         for one in allowed:
             if not HOST_NAME.fullmatch(one.lower()):
                 ip_network(one)  # says what is wrong
         return tuple(one.lower() for one in allowed)
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _can_sign(cls, secret: str | None) -> str | None:
+        if secret is None or _is_webhook_secret(secret):
+            return secret
+        raise ValueError(f"write whsec_ and the base64 of 24 to 64 random bytes, as from: {MAKE_WEBHOOK_SECRET}")
 
     @model_validator(mode="after")
     def _work_together(self) -> Self:
@@ -206,6 +226,14 @@ def variable(field: str) -> str:
 
 def field_name(variable_name: str) -> str:
     return variable_name.removeprefix(PREFIX).lower()
+
+
+def _is_webhook_secret(text: str) -> bool:
+    """As Standard Webhooks has it."""
+    try:
+        return text.startswith("whsec_") and 24 <= len(b64decode(text.removeprefix("whsec_"), validate=True)) <= 64
+    except ValueError:
+        return False
 
 
 def _plain(variable_name: str) -> str:

@@ -10,10 +10,13 @@ from core.figures import Figures
 from core.gcs import CloudStorage
 from core.job_store import JobStore
 from core.media import Ffmpeg
+from core.outbox import DeliveryKind, DeliveryLease, Outbox
 from core.process import begin
 from core.redis_steps import RedisClient, connect
-from core.settings import Settings
+from core.settings import Settings, variable
 from core.storage import bucket_of, open_file_store
+from dispatcher import delivering
+from dispatcher.delivering import MOST_LOSSES, Deliverer
 from dispatcher.fetching import Fetcher, Limits, Stores
 from dispatcher.gs_fetch import GsFetch
 from dispatcher.guard import Guard
@@ -21,7 +24,9 @@ from dispatcher.health import went_round
 from dispatcher.http_fetch import HttpFetch
 from dispatcher.loops import run
 from dispatcher.reclaim import Reclaimer
+from dispatcher.sending import Send
 from dispatcher.sweep import Sweeper
+from dispatcher.webhooks import RESOLVE_S, WebhookSender
 
 LEADERSHIP_S = 10.0  # a standby takes over this long after the leader fell silent
 
@@ -39,14 +44,16 @@ def main() -> None:
     reclaimer = Reclaimer(store, lease_s=settings.lease_s, max_losses=settings.max_losses)
     me = uuid4().hex
     fetcher = make_fetcher(settings, redis, store, me)
+    deliverer = make_deliverer(settings, redis, store, me)
     run(
-        (reclaimer.step, fetcher.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
+        (reclaimer.step, fetcher.step, deliverer.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
         leads=lambda: store.lead(me, ttl_s=LEADERSHIP_S),
         went_round=went_round,
         period_s=settings.sweep_period_s,
         stop=stop,
     )
     fetcher.close()
+    deliverer.close()
 
 
 def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: str) -> Fetcher:
@@ -58,6 +65,19 @@ def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: st
         {"https": http, "http": http, "gs": GsFetch(CloudStorage(settings.gcs_credentials), bucket_of(settings))},
         lease,
         limits=Limits(settings.fetches_max, settings.max_upload_bytes, settings.max_duration_s, settings.heartbeat_s),
+    )
+
+
+def make_deliverer(settings: Settings, redis: RedisClient, store: JobStore, me: str) -> Deliverer:
+    senders: dict[DeliveryKind, Send] = {}
+    if settings.webhook_secret is not None:
+        guard = Guard(settings.callback_allow, variable=variable("callback_allow"), resolve_timeout_s=RESOLVE_S)
+        senders[DeliveryKind.WEBHOOK] = WebhookSender(guard, settings.webhook_secret)
+    return Deliverer(
+        Outbox(redis, store),
+        senders,
+        DeliveryLease(me, settings.lease_s, MOST_LOSSES),
+        limits=delivering.Limits(settings.deliveries_max, settings.heartbeat_s),
     )
 
 

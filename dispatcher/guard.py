@@ -60,8 +60,16 @@ def resolve(host: str, port: int) -> list[str]:
 class Guard:
     """Checks a URL, and each time anew the addresses that its host has; whoever connects goes to one of those and to no other."""
 
-    def __init__(self, allow: Sequence[str] = (), *, resolve: Resolve = resolve, resolve_timeout_s: float = RESOLVE_TIMEOUT_S) -> None:
-        """`allow` holds host names and networks that may be reached on any port although they are private."""
+    def __init__(
+        self,
+        allow: Sequence[str] = (),
+        *,
+        resolve: Resolve = resolve,
+        resolve_timeout_s: float = RESOLVE_TIMEOUT_S,
+        variable: str = "SPILLWAY_FETCH_ALLOW",
+    ) -> None:
+        """`allow` holds host names and networks that may be reached on any port although they are private; `variable` is what sets it."""
+        self._variable = variable
         self._names = {one for one in allow if not _is_network(one)}
         self._networks = tuple(ip_network(one) for one in allow if _is_network(one))
         self._resolve, self._resolve_timeout_s = resolve, resolve_timeout_s
@@ -90,13 +98,13 @@ class Guard:
         if "%" in host or ODD_NUMBER.search(host):
             raise SourceRefused(f"{host}: write the address in its usual form")
         if not NAME.fullmatch(host) or any(host == inside or host.endswith(f".{inside}") for inside in INSIDE):
-            raise SourceRefused(f"{host or 'no host'}: not a name of the public internet; SPILLWAY_FETCH_ALLOW can allow it")
+            raise SourceRefused(f"{host or 'no host'}: not a name of the public internet; {self._variable} can allow it")
 
     def _check_address(self, host: str, address: Address, port: int) -> None:
         if host in self._names or any(address in network for network in self._networks):
             return
         if is_private(address):
-            raise SourceRefused(f"{host}: its address is not one of the public internet; SPILLWAY_FETCH_ALLOW can allow it")
+            raise SourceRefused(f"{host}: its address is not one of the public internet; {self._variable} can allow it")
         if port not in PORTS:
             raise SourceRefused(f"port {port}: only the ports {', '.join(map(str, PORTS))} are reached")
 

@@ -4,8 +4,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from time import monotonic
 
 import httpx
@@ -13,7 +11,7 @@ import httpx
 from core.errors import SourceRefused, SourceUnreachable
 from dispatcher.guard import Guard
 from dispatcher.landing import Interrupted, Landing
-from dispatcher.outbound import guarded_client
+from dispatcher.outbound import guarded_client, retry_after_s
 
 REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 5
@@ -120,7 +118,7 @@ def _is_complete(response: httpx.Response, landing: Landing) -> bool:
         landing.discard()
         raise Interrupted("its server has another version now")
     if status in PASSING or status >= 500:
-        raise Interrupted(f"its server answered {status}", after_s=_retry_after_s(response))
+        raise Interrupted(f"its server answered {status}", after_s=retry_after_s(response))
     if status not in (200, 206):
         raise SourceUnreachable(f"its server answered {status} {response.reason_phrase}".rstrip() + ": check the URL and that it is open")
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
@@ -154,16 +152,6 @@ def _validator(response: httpx.Response) -> str:
     tag: str = response.headers.get("ETag", "")
     modified: str = response.headers.get("Last-Modified", "")
     return tag if tag.startswith('"') else modified
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    said = response.headers.get("Retry-After", "")
-    if said.isdecimal() and said.isascii():
-        return float(said[:9])
-    try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0
 
 
 @contextmanager

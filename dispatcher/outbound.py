@@ -2,6 +2,8 @@
 
 import ssl
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import monotonic
 from typing import Any
@@ -29,6 +31,17 @@ def guarded_client(guard: Guard, *, tls: ssl.SSLContext, watch: Watch = lambda: 
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         headers={"User-Agent": "spillway", "Accept-Encoding": "identity", "Connection": "close"},
     )
+
+
+def retry_after_s(response: httpx.Response) -> float:
+    """0 when the server does not say, or says it unreadably."""
+    said = response.headers.get("Retry-After", "")
+    if said.isdecimal() and said.isascii():
+        return float(said[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
 
 
 class GuardedTransport(httpx.HTTPTransport):
@@ -93,6 +106,7 @@ class WatchedStream(httpcore.NetworkStream):
         self._stream.write(buffer, timeout)
 
     def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None) -> "WatchedStream":
+        self._watch()
         return WatchedStream(self._stream.start_tls(ssl_context, server_hostname, timeout), self._watch)
 
     def close(self) -> None:

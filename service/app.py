@@ -5,10 +5,10 @@ from importlib.metadata import PackageNotFoundError, version
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
-from service import access, direct_uploads, docs, edge, events, jobs, metrics, probes, problems, queue, transcripts
+from service import access, deliveries, direct_uploads, docs, edge, events, jobs, metrics, probes, problems, queue, transcripts
 from service.collaborators import Collaborators, give
 
-APIS = (jobs.api, direct_uploads.api, transcripts.api, events.api, queue.api, probes.api)
+APIS = (jobs.api, direct_uploads.api, transcripts.api, deliveries.api, events.api, queue.api, probes.api)
 BODILESS_BYTES = 64 * 1024  # no route but the upload, which sets its own limit, takes a body
 
 

@@ -11,6 +11,7 @@ from core.figures import Figures
 from core.file_store import FileStore
 from core.job_store import JobStore
 from core.media import Ffmpeg
+from core.outbox import Outbox
 from core.request_rates import RequestRates
 from core.settings import Settings
 from service.places import Places
@@ -23,6 +24,7 @@ class Collaborators:
     rates: RequestRates
     jobs: JobStore
     figures: Figures
+    outbox: Outbox
     files: FileStore
     ffmpeg: Ffmpeg
     wake: Callable[[], bool]  # whether the wake-up was sent

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from core.bucket_file_store import CONTENT_TYPE, UPLOAD_HEADERS
 from core.errors import TooLarge
 from core.file_store import upload_key
+from core.moments import rfc3339
 from service.collaborators import given
 from service.problems import RESPONSES
 from service.signed_addresses import signing
-from service.views import answer, rfc3339
+from service.views import answer
 
 api = APIBlueprint("uploads", __name__, abp_tags=[Tag(name="jobs")], abp_responses=RESPONSES)
 EXPIRES_S = 3600.0  # to begin in; an upload that has begun may take Google's own week

@@ -1,5 +1,5 @@
-"""`python -m service.init DIR [--keys-folder DIR]`: the secrets of a new installation, each made once, in files that only their
-owner reads.
+"""`python -m service.init DIR [--keys-folder DIR] [--signing-folder DIR]`: the secrets of a new installation, each made once, in
+files that only their owner reads.
 
 Compose runs it before everything else. What is there already stays as it is, so it may be run, and be cut short, at any time.
 """
@@ -10,8 +10,10 @@ import re
 import secrets
 import sys
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from core import log
@@ -19,7 +21,7 @@ from core.api_keys import FILE_NAMES, new_key
 from core.errors import SettingsError
 
 logger = log.logger("init")
-REDIS_CONF, REDIS_URL = "redis.conf", "redis_url"
+REDIS_CONF, REDIS_URL, WEBHOOK_SECRET = "redis.conf", "redis_url", "webhook_secret"
 API_KEY_SECRET, API_KEY = FILE_NAMES["api_key_secret"], FILE_NAMES["first_api_key"]
 PASSWORDS = {REDIS_CONF: re.compile(r"^requirepass (\S+)$", re.MULTILINE), REDIS_URL: re.compile(r"^redis://:([^@\s]+)@")}
 SECRET_BYTES = 32
@@ -29,20 +31,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     log.configure("init", level="info", form="console")
     try:
-        fill(asked.folder.absolute(), f"{asked.redis_host}:{asked.redis_port}", (asked.keys_folder or asked.folder).absolute())
+        fill(asked.folder.absolute(), f"{asked.redis_host}:{asked.redis_port}", _places(asked))
     except SettingsError as error:
         logger.error("failed", reason=str(error))
         return 1
     return 0
 
 
-def fill(folder: Path, redis_address: str, keys_folder: Path) -> None:
+@dataclass(frozen=True)
+class Places:
+    """Folders that not every service reads."""
+
+    keys: Path  # the service alone
+    signing: Path  # the service and the dispatcher
+
+
+def _places(asked: argparse.Namespace) -> Places:
+    return Places((asked.keys_folder or asked.folder).absolute(), (asked.signing_folder or asked.folder).absolute())
+
+
+def fill(folder: Path, redis_address: str, places: Places) -> None:
     """Raises `SettingsError` when a folder cannot be written, or what is in it does not fit together."""
     contents: dict[Path, Callable[[], str]] = {
         folder / REDIS_CONF: lambda: f"# The password of Spillway's Redis; {REDIS_URL} holds the same.\nrequirepass {_password(folder)}\n",
         folder / REDIS_URL: lambda: f"redis://:{_password(folder)}@{redis_address}/0\n",
-        keys_folder / API_KEY_SECRET: lambda: secrets.token_hex(SECRET_BYTES) + "\n",
-        keys_folder / API_KEY: lambda: new_key().text + "\n",
+        places.keys / API_KEY_SECRET: lambda: secrets.token_hex(SECRET_BYTES) + "\n",
+        places.keys / API_KEY: lambda: new_key().text + "\n",
+        places.signing / WEBHOOK_SECRET: lambda: f"whsec_{b64encode(secrets.token_bytes(SECRET_BYTES)).decode()}\n",
     }
     made = []
     for path, content in contents.items():
@@ -52,7 +67,7 @@ def fill(folder: Path, redis_address: str, keys_folder: Path) -> None:
     _check_password(folder)
     if not any(made):
         logger.info("nothing_to_do", folder=str(folder), reason="every file is there from an earlier run")
-    logger.info("first_api_key", shown_by=f"docker compose exec service cat {keys_folder / API_KEY}")
+    logger.info("first_api_key", shown_by=f"docker compose exec service cat {places.keys / API_KEY}")
 
 
 def _once(path: Path, content: Callable[[], str]) -> bool:
@@ -128,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="where the API key and what keys are hashed with go: one that the worker cannot read; default FOLDER",
     )
+    parser.add_argument("--signing-folder", type=Path, help="where what webhooks are signed with goes; default FOLDER")
     parser.add_argument("--redis-host", default="redis", help="where the services find Redis (default: %(default)s)")
     parser.add_argument("--redis-port", type=int, default=6379, help="(default: %(default)s)")
     return parser

@@ -136,6 +136,8 @@ def _dispatcher(snapshot: Snapshot) -> Iterator[Metric]:
     yield _total(snapshot.totals, "spillway_sweep_wakeups", "Wake-ups that the dispatcher sent for jobs without one.", "sweep_wakeups")
     fetches = {outcome: f"fetches:{outcome}" for outcome in ("stored", "failed")}
     yield _totals(snapshot.totals, "spillway_fetches", "Tries to fetch a source, by how they ended.", "outcome", fetches)
+    deliveries = {outcome: f"deliveries:{outcome}" for outcome in ("delivered", "retried", "failed", "stopped")}
+    yield _totals(snapshot.totals, "spillway_deliveries", "Tries to deliver a webhook, by how they ended.", "outcome", deliveries)
     yield gauge("spillway_outbox_deliveries", "Deliveries that are still owed.", snapshot.undelivered)
     yield gauge("spillway_outbox_oldest_seconds", "Since the job of the oldest of them ended.", snapshot.oldest_undelivered_s)
 

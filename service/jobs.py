@@ -22,6 +22,8 @@ api = APIBlueprint("jobs", __name__, abp_tags=[Tag(name="jobs")], abp_responses=
 OPTIONS = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
 FILE = {"type": "string", "format": "binary", "description": "The recording, or a video with a sound track."}
 SOURCE = {"type": "string", "description": "Where the recording is, in place of `file`: https://, http:// or gs://."}
+CALLBACK = {"type": "string", "description": "https:// or http:// URL that hears, signed, how the job ended."}
+BESIDE = {"source": SOURCE, "callback_url": CALLBACK}
 SUBMIT_BODY: dict[str, Any] = {
     "required": True,
     "content": {
@@ -30,7 +32,7 @@ SUBMIT_BODY: dict[str, Any] = {
                 "type": "object",
                 "oneOf": [{"required": ["file"]}, {"required": ["source"]}],
                 "additionalProperties": False,
-                "properties": {"file": FILE, "source": SOURCE, **OPTIONS},
+                "properties": {"file": FILE, **BESIDE, **OPTIONS},
             }
         },
         "application/json": {
@@ -38,7 +40,7 @@ SUBMIT_BODY: dict[str, Any] = {
                 "type": "object",
                 "required": ["source"],
                 "additionalProperties": False,
-                "properties": {"source": SOURCE, **OPTIONS},
+                "properties": {**BESIDE, **OPTIONS},
             }
         },
     },

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from core.api_keys import ApiKeys, KeyLimits, KeyRecord, Scope, key_secrets
 from core.errors import SpillwayError
+from core.moments import rfc3339
 from core.redis_steps import connect
 from core.settings import MOST_PER_KEY, MOST_PER_MINUTE, Settings
-from service.views import rfc3339
 
 out, err = Console(), Console(stderr=True)
 

@@ -1,6 +1,8 @@
 """Taking a job in: the bytes durable, then probed, then the record, then the answer, then the wake-up."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 from uuid import uuid4
 
 from flask import Request, g
@@ -12,6 +14,7 @@ from core.log import logger
 from core.partial_file import PartialFile
 from core.urls import last_segment
 from service.access import caller
+from service.callbacks import deliveries_of
 from service.collaborators import Collaborators
 from service.deletion import forget_files
 from service.source_requests import MEDIA_TYPE, checked_source, fields_of
@@ -56,25 +59,32 @@ def _check_room(given: Collaborators) -> None:
 def _new_job(request: Request, given: Collaborators, job_id: str) -> NewJob:
     if request.mimetype == MEDIA_TYPE:
         fields = fields_of(request)
-        return _from_source(fields["source"], checked_options(fields), given, job_id)
+        return _from_source(fields, checked_options(fields), given, job_id)
     with given.long_requests.one(caller().key_id, TOO_MANY_UPLOADS):
         upload = receive(request, given.files, input_key(job_id), max_bytes=given.settings.max_upload_bytes)
         if upload.file is None:
-            return _from_source(upload.fields["source"], options_of(upload.fields), given, job_id)
+            return _from_source(upload.fields, options_of(upload.fields), given, job_id)
         try:
             return _from_upload(upload, upload.file, given, job_id)
         finally:
             upload.file.discard()
 
 
-def _from_source(source: object, options: JobOptions, given: Collaborators, job_id: str) -> NewJob:
+def _from_source(fields: Mapping[str, Any], options: JobOptions, given: Collaborators, job_id: str) -> NewJob:
     _check_model(options, given.settings.asr_model)
-    url = checked_source(source)
-    return NewJob(id=job_id, key_id=caller().key_id, source=url, filename=last_segment(url), options=options)
+    url = checked_source(fields["source"])
+    return NewJob(
+        id=job_id,
+        key_id=caller().key_id,
+        source=url,
+        filename=last_segment(url),
+        options=options,
+        deliveries=deliveries_of(fields, given.settings),
+    )
 
 
 def _from_upload(upload: Upload, file: PartialFile, given: Collaborators, job_id: str) -> NewJob:
-    options = options_of(upload.fields)
+    options, deliveries = options_of(upload.fields), deliveries_of(upload.fields, given.settings)
     _check_model(options, given.settings.asr_model)
     duration_s = given.ffmpeg.probe(file.path()).duration_s  # where it grew: what is refused goes no further
     check_duration(duration_s, options, given.settings.max_duration_s)
@@ -88,6 +98,7 @@ def _from_upload(upload: Upload, file: PartialFile, given: Collaborators, job_id
         input_bytes=stored.bytes,
         input_sha256=stored.sha256,
         options=options,
+        deliveries=deliveries,
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import TranscriptNotReady
 from core.job import Job, JobState
+from core.moments import rfc3339
 from core.render import MEDIA_TYPES, Format, render
 from core.transcript import Transcript
 from service.access import visible_job
@@ -16,7 +17,7 @@ from service.collaborators import given
 from service.jobs import JobPath
 from service.problems import RESPONSES
 from service.signed_addresses import signing
-from service.views import answer, rfc3339
+from service.views import answer
 
 api = APIBlueprint("transcripts", __name__, abp_tags=[Tag(name="transcripts")], abp_responses=RESPONSES)
 URL_EXPIRES_S = 600.0

@@ -10,16 +10,17 @@ from pydantic import ValidationError
 from core.errors import InvalidRequest, UnknownOption
 from core.job import JobOptions
 
-NOT_YET = ("callback_url", "output")  # in the design, not in this version
+NOT_YET = ("output",)  # in the design, not in this version
+BESIDE = ("source", "callback_url")  # what a request may hold beside options
 
 
 def check_known(name: str) -> None:
     """Raises `UnknownOption`, or `InvalidRequest` for what this version does not do."""
     if name in NOT_YET:
         raise InvalidRequest(f"{name!r} is not supported by this version: leave it out, and ask for the transcript", field=name)
-    if name == "source" or name in JobOptions.model_fields:
+    if name in BESIDE or name in JobOptions.model_fields:
         return
-    near = get_close_matches(name, [*JobOptions.model_fields, "file", "source"], n=1)
+    near = get_close_matches(name, [*JobOptions.model_fields, "file", *BESIDE], n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(JobOptions.model_fields)}"
     raise UnknownOption(f"unknown field {shown(name)!r}: {hint}", field=shown(name))
 
@@ -35,7 +36,7 @@ def options_of(fields: Mapping[str, str]) -> JobOptions:
 def checked_options(given: Mapping[str, Any]) -> JobOptions:
     """From the fields of either kind of request. Raises `InvalidRequest`."""
     try:
-        return JobOptions.model_validate({name: value for name, value in given.items() if name != "source"})
+        return JobOptions.model_validate({name: value for name, value in given.items() if name not in BESIDE})
     except ValidationError as error:
         raise refusal(error) from None
 

@@ -1,7 +1,6 @@
 """What clients read: the shapes of the API's answers, and how they come from ours."""
 
 import time
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from flask import Response
@@ -9,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from core.job import Job, JobFailure, JobOptions, JobState, Stage
 from core.job_store import Backlog, Download, JobStore, WorkerReport, WorkerState
+from core.moments import rfc3339
 from core.transcript import Notice
 from core.urls import without_query
 
@@ -152,10 +152,6 @@ def wait_s(position: int, backlog: Backlog, workers: tuple[WorkerReport, ...]) -
         return None
     queued_s = backlog.queued_audio_s * position / max(backlog.queued_jobs, 1)
     return (backlog.running_audio_s + queued_s) / (backlog.real_time_factor * fit)
-
-
-def rfc3339(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def answer(model: BaseModel, status: int = 200) -> Response:

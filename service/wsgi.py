@@ -10,6 +10,7 @@ from core.errors import SettingsError
 from core.figures import Figures
 from core.job_store import JobStore
 from core.media import Ffmpeg
+from core.outbox import Outbox
 from core.redis_steps import RedisClient, connect
 from core.request_rates import RequestRates
 from core.settings import Settings
@@ -28,13 +29,14 @@ def create() -> Flask:
     log.configure("service", level=settings.log_level, form=settings.log_format)
     log.logger("service").info("starting", access=settings.access, host=settings.host, port=settings.port)
     redis = redis_client(settings)
-    has_keys = settings.access == "keys"
+    has_keys, jobs = settings.access == "keys", JobStore(redis)
     collaborators = Collaborators(
         settings=settings,
         keys=ApiKeys(redis, key_secrets(settings)) if has_keys else None,
         rates=RequestRates(redis),
-        jobs=JobStore(redis),
+        jobs=jobs,
         figures=Figures(redis),
+        outbox=Outbox(redis, jobs),
         files=open_file_store(settings),
         ffmpeg=Ffmpeg(settings.ffmpeg),
         wake=partial(wake, celery_app(settings.redis_url)),

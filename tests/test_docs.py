@@ -1,7 +1,13 @@
 """What is written down beside the code is what the code says."""
 
+import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from core.settings import Settings
 from tools import gpu_table, settings_table
@@ -51,3 +57,20 @@ def test_the_guards_of_the_security_page_have_their_tests() -> None:
     named = re.findall(r"`(tests/[^`]+)`", (ROOT / "docs" / "security.md").read_text())
     assert named
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_the_documented_receiver_verifies_a_real_event() -> None:
+    secret, now = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", datetime.now(UTC)
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "webhooks.md").read_text(), re.DOTALL)
+    assert snippet is not None
+    receiver: dict[str, Any] = {}
+    exec(snippet[1].replace("whsec_…", secret), receiver)
+    body = json.dumps({"type": "job.succeeded", "data": {"transcript": "/v1/jobs/1/transcript"}})
+    headers = {
+        "Webhook-Id": "1:1",
+        "Webhook-Timestamp": str(int(now.timestamp())),
+        "Webhook-Signature": Webhook(secret).sign("1:1", now, body),
+    }
+    assert receiver["hear"](body.encode(), headers) == "job.succeeded: /v1/jobs/1/transcript"
+    with pytest.raises(WebhookVerificationError):
+        receiver["hear"](body.encode() + b" ", headers)

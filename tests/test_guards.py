@@ -41,6 +41,7 @@ def test_a_broad_except_stands_only_where_everything_must_be_answered() -> None:
     places = {
         "worker/runner.py",  # whatever breaks, the job gets an answer
         "dispatcher/fetching.py",  # the same, of a source
+        "dispatcher/delivering.py",  # the same, of a delivery
         "worker/engine/engine.py",  # whatever breaks in diarization, the words are still there
         "worker/engine/aligners.py",  # whatever breaks in a download that no job waits for
         "worker/engine/batching.py",  # whatever breaks in a batch belongs to its jobs, and the thread serves the next

@@ -9,7 +9,8 @@ from core.settings import Settings, field_name, variable
 
 # Fixed by docker-compose.yml or the images: compose does not pass these on.
 COMPOSE_DECIDES = (
-    "redis_url", "host", "port", "access", "api_key_secret", "first_api_key", "file_store_dir", "model_dir", "ffmpeg", "gpu_stack",
+    "redis_url", "host", "port", "access", "api_key_secret", "first_api_key", "webhook_secret",
+    "file_store_dir", "model_dir", "ffmpeg", "gpu_stack",
 )  # fmt: skip
 
 

@@ -3,8 +3,11 @@
 local ns = KEYS[1]
 local PRIORITIES = { 'high', 'normal', 'low' }
 local FETCHING = ns .. ':fetching' -- jobs whose source is to be fetched, by the moment from which a fetcher may take each
+local OUTBOX = ns .. ':outbox' -- deliveries that are owed, by the moment from which a sender may take each
 
 local function job_key(id) return ns .. ':job:' .. id end
+
+local function delivery_key(id) return ns .. ':delivery:' .. id end
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -138,6 +141,26 @@ end
 local function settle(delivery_id)
   redis.call('ZREM', ns .. ':outbox', delivery_id)
   redis.call('ZREM', ns .. ':undelivered', delivery_id)
+end
+
+-- Whether this take of the delivery is the one that may go on: a hand-back, an end or a later take ends it, and so does the
+-- deletion of its job.
+local function is_sent_by(id, token)
+  local delivery = redis.call('HMGET', delivery_key(id), 'take', 'owner')
+  return redis.call('ZSCORE', OUTBOX, id) and delivery[1] == token and delivery[2]
+end
+
+-- Writes down how a try ended; any outcome but pending is the delivery's last.
+local function end_delivery(id, outcome, answer)
+  local key = delivery_key(id)
+  answer.at_ms = tonumber(redis.call('HGET', key, 'taken_at'))
+  redis.call('HSET', key, 'try:' .. redis.call('HINCRBY', key, 'tries', 1), cjson.encode(answer))
+  redis.call('HDEL', key, 'owner')
+  if outcome ~= 'pending' then
+    redis.call('HSET', key, 'outcome', outcome)
+    settle(id)
+  end
+  count('deliveries:' .. (outcome == 'pending' and 'retried' or outcome))
 end
 
 local function is_held(id, attempt)

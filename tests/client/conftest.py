@@ -15,6 +15,7 @@ from tests.service.box import RunningService, run_pending, running_service
 def service(redis_session: RedisServer, tmp_path_factory: pytest.TempPathFactory, ffmpeg: str) -> Iterator[RunningService]:
     """One for all tests of the client: it takes seconds to start. Two streams at most, so that refusing them is easy."""
     few = {"SPILLWAY_SERVICE_THREADS": "8", "SPILLWAY_EVENT_STREAMS_MAX": "2"}
+    few["SPILLWAY_WEBHOOK_SECRET"] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     with running_service(redis_session.url, tmp_path_factory.mktemp("service"), ffmpeg, **few) as running:
         yield running
 

@@ -87,6 +87,16 @@ def test_a_url_is_sent_as_a_source(url: str, jobs: JobStore, capsys: pytest.Capt
     assert "metadata" in capsys.readouterr().err
 
 
+def test_a_callback_goes_with_a_file_and_with_a_source(
+    url: str, recording: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook = "https://example.org/hook"
+    for given in (recording, "https://example.org/talk.mp3"):
+        assert main(["submit", given, "--callback-url", hook, "--url", url]) == 0
+        (owed,) = jobs.get(capsys.readouterr().out.strip()).deliveries
+        assert (owed["kind"], owed["target"]) == ("webhook", hook)
+
+
 @pytest.mark.usefixtures("url")
 def test_a_refusal_is_one_line_and_status_1(recording: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "talk.txt").write_text("this is no recording")
@@ -133,7 +143,7 @@ def test_a_reader_that_has_had_enough_is_no_error_to_speak_of(url: str) -> None:
 
 
 def test_the_command_line_knows_every_option_of_the_service() -> None:
-    assert set(OPTIONS) == set(JobOptions.model_fields)
+    assert set(OPTIONS) == {*JobOptions.model_fields, "callback_url"}
 
 
 def test_a_terminal_shows_each_speaker_in_a_colour_of_its_own() -> None:

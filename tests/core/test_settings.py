@@ -36,11 +36,22 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPILLWAY_FETCH_ALLOW", "10.0.0.1/8"),
         ("SPILLWAY_FETCH_ALLOW", "nas, http://nas"),
         ("SPILLWAY_FETCH_ALLOW", "*.internal"),
+        ("SPILLWAY_CALLBACK_ALLOW", "http://hooks"),
+        ("SPILLWAY_WEBHOOK_SECRET", "secret"),
+        ("SPILLWAY_WEBHOOK_SECRET", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        ("SPILLWAY_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS!"),
+        ("SPILLWAY_WEBHOOK_SECRET", "whsec_c2hvcnQ="),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         Settings.from_environment({name: value})
+
+
+def test_a_wrong_secret_is_not_shown_either() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_environment({"SPILLWAY_WEBHOOK_SECRET": "whsec_secret"})
+    assert "whsec_secret" not in str(refused.value)
 
 
 def test_every_setting_has_a_line_of_help() -> None:

@@ -55,8 +55,8 @@ class Visit(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, answers: dict[str, Callable[[Visit], None]]) -> None:
-        super().__init__(("127.0.0.1", 0), Visit)
+    def __init__(self, answers: dict[str, Callable[[Visit], None]], place: tuple[str, int]) -> None:
+        super().__init__(place, Visit)
         self.answers, self.asked, self.was_left = answers, [], threading.Event()
 
     answers: dict[str, Callable[[Visit], None]]
@@ -72,9 +72,12 @@ class SourceServer:
 
     answers: dict[str, Callable[[Visit], None]] = field(default_factory=dict)
     is_tls: bool = False
+    port: int = 0  # any that is free
+    address: str = "127.0.0.1"
 
     def __enter__(self) -> Self:
-        self._server = _Server(self.answers)
+        self._server = _Server(self.answers, (self.address, self.port))
+        self.port = self._server.server_port
         if self.is_tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(CERTIFICATE)
@@ -87,10 +90,6 @@ class SourceServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_address[1])
 
     @property
     def asked(self) -> list[Asked]:

@@ -1,15 +1,11 @@
 """From a job with a source to a pending job: real Redis, real ffmpeg, real connections, and processes that are killed."""
 
 import io
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import wave
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -30,7 +26,8 @@ from dispatcher.fetching import MOST_FAILURES, Fetcher, Limits, Stores, pause_af
 from dispatcher.guard import Guard
 from dispatcher.http_fetch import HttpFetch
 from dispatcher.landing import Fetch, Landing
-from tests.conftest import ROOT, RedisServer, wait_for
+from tests.conftest import RedisServer, wait_for
+from tests.dispatcher.process import running_dispatcher
 from tests.dispatcher.source_server import SourceServer, Visit, file
 from tests.gcs_server import CloudServer, Fault, Reply
 
@@ -410,26 +407,6 @@ def test_what_was_fetched_while_redis_was_away_is_not_lost(redis_server: RedisSe
         assert box.settled(fetcher, job_id).state == JobState.QUEUED
         assert len(server.asked) == 1
     box.close()
-
-
-@contextmanager
-def running_dispatcher(redis_url: str, folder: Path, ffmpeg: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """The real thing, by its documented command."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("SPILLWAY_")},
-        "SPILLWAY_REDIS_URL": redis_url, "SPILLWAY_FILE_STORE_DIR": str(folder), "SPILLWAY_FFMPEG": ffmpeg, "SPILLWAY_LEASE_S": "2",
-        "SPILLWAY_HEARTBEAT_S": "0.5", "SPILLWAY_SWEEP_PERIOD_S": "0.1", "SPILLWAY_FETCH_ALLOW": "127.0.0.1/32",
-    }  # fmt: skip
-    log = folder.with_suffix(".log")
-    with (
-        log.open("ab") as output,
-        subprocess.Popen([sys.executable, "-m", "dispatcher"], cwd=ROOT, env=environment, stderr=output) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=20)
 
 
 def test_a_dispatcher_killed_in_the_middle_of_a_fetch_costs_a_lease_and_doubles_nothing(

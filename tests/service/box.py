@@ -24,6 +24,7 @@ from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner
 from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
+from core.outbox import Outbox
 from core.redis_steps import connect
 from core.request_rates import RequestRates
 from core.settings import Settings
@@ -58,6 +59,7 @@ class Box:
         self.redis = connect(redis_url, timeout_s=2, retries=1)
         self.jobs, self.files = JobStore(self.redis), files or LocalFileStore(folder)
         self.keys = ApiKeys(self.redis, KeySecrets("s" * 32, first=None))
+        self.outbox = Outbox(self.redis, self.jobs)
         self.folder, self.wakeups = folder, 0
         has_keys = self.settings.access == "keys"
         self.streams, self.uploads = Places(2, shared=has_keys), Places(4, shared=has_keys)
@@ -101,6 +103,7 @@ class Box:
             rates=RequestRates(self.redis),
             jobs=self.jobs,
             figures=Figures(self.redis),
+            outbox=self.outbox,
             files=self.files,
             ffmpeg=Ffmpeg(ffmpeg),
             wake=self._wake,

@@ -22,6 +22,7 @@ ADMINS = {"/metrics"}
 OF_A_JOB = {
     ("GET", "/v1/jobs/<job_id>"), ("DELETE", "/v1/jobs/<job_id>"), ("POST", "/v1/jobs/<job_id>/cancel"),
     ("GET", "/v1/jobs/<job_id>/transcript"), ("GET", "/v1/jobs/<job_id>/events"),
+    ("GET", "/v1/jobs/<job_id>/deliveries"),
     ("GET", "/v1/jobs/<job_id>/transcript/url"),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from core.settings import Settings
 from service import init
 from tests.conftest import ROOT, VALKEY, free_port, wait_for
 
-NAMES = ("api_key", "api_key_secret", "redis.conf", "redis_url")
+NAMES = ("api_key", "api_key_secret", "redis.conf", "redis_url", "webhook_secret")
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -44,6 +44,7 @@ def test_a_first_run_makes_what_the_settings_then_read(tmp_path: Path) -> None:
             "SPILLWAY_REDIS_URL_FILE": str(folder / "redis_url"),
             "SPILLWAY_API_KEY_SECRET_FILE": str(folder / "api_key_secret"),
             "SPILLWAY_FIRST_API_KEY_FILE": str(folder / "api_key"),
+            "SPILLWAY_WEBHOOK_SECRET_FILE": str(folder / "webhook_secret"),
         }
     )
     (password,) = passwords(folder)
@@ -53,9 +54,11 @@ def test_a_first_run_makes_what_the_settings_then_read(tmp_path: Path) -> None:
 
 
 def test_the_keys_may_lie_where_the_worker_does_not_read(tmp_path: Path) -> None:
-    assert init.main([str(tmp_path / "all"), "--keys-folder", str(tmp_path / "service")]) == 0
+    folders = ["--keys-folder", str(tmp_path / "service"), "--signing-folder", str(tmp_path / "signing")]
+    assert init.main([str(tmp_path / "all"), *folders]) == 0
     assert sorted(contents(tmp_path / "all")) == ["redis.conf", "redis_url"]
     assert sorted(contents(tmp_path / "service")) == ["api_key", "api_key_secret"]
+    assert sorted(contents(tmp_path / "signing")) == ["webhook_secret"]
 
 
 def test_redis_takes_the_password_of_its_file_and_no_other(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_a_file_that_another_run_made_meanwhile_stays(tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_agree(tmp_path: Path) -> None:
-    runs = [threading.Thread(target=init.fill, args=(tmp_path, "redis:6379", tmp_path)) for _ in range(8)]
+    runs = [threading.Thread(target=init.fill, args=(tmp_path, "redis:6379", init.Places(tmp_path, tmp_path))) for _ in range(8)]
     for each in runs:
         each.start()
     for each in runs:
