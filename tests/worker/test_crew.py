@@ -119,7 +119,8 @@ def test_an_unfit_one_is_started_again_and_the_other_hears_nothing(tmp_path: Pat
             crew.end("b", str(UNFIT))
             wait_for(lambda: crew.starts("b") == again, "it to be started again")  # noqa: B023 - waited for within the turn
         wait_for(lambda: (roll := read_roll()) and [*map(is_gone, roll.processes)] == [False, False], "the roll to name those alive")
-        assert (crew.starts("a"), crew.notes()) == (1, ["up", "up"])
+        wait_for(lambda: crew.notes() == ["up", "up"], "both to be up")
+        assert crew.starts("a") == 1
         crew.end("a", "70")
         assert crew.process.wait(10) == 70
         assert crew.notes() == ["up", "heard"]
