@@ -7,6 +7,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from core.errors import IdempotencyConflict, StoreUnavailable
+from core.figures import Figures
 from core.job import Job, JobFailure
 from core.job_store import JobStore
 from core.outbox import Answer, Delivery, DeliveryLease, DeliveryState, Outbox
@@ -93,7 +94,7 @@ def test_a_delivered_one_is_over(store: JobStore, outbox: Outbox, redis: RedisCl
     assert (delivery.state, delivery.next_try_at, attempt.status, attempt.error) == (DeliveryState.DELIVERED, None, 204, None)
     assert attempt.at == pytest.approx(before, abs=2)
     assert (outbox.claim(ONE), redis.zcard("spillway:outbox"), redis.zcard("spillway:undelivered")) == (None, 0, 0)
-    assert store.counters()["deliveries:delivered"] == 1
+    assert Figures(redis).snapshot().totals["deliveries:delivered"] == 1
 
 
 def test_a_failed_try_is_kept_and_repeated_after_its_pause(store: JobStore, outbox: Outbox, redis: RedisClient) -> None:
