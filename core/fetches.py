@@ -1,21 +1,13 @@
 """Sources that wait to be fetched: taken by lease and fencing token as jobs are by runners, so that a fetch is done once."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from core.errors import JobNotFound
 from core.job import Fetched, Job, JobFailure, JobState
 from core.job_store import JobStore, Verdict
+from core.leased import Lease, beat
+from core.leased import milliseconds as _ms
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
-
-
-@dataclass(frozen=True)
-class FetchLease:
-    """Who fetches, for how long a silent one keeps what it took, and how many may die with one source."""
-
-    owner: str
-    lease_s: float
-    max_losses: int
 
 
 class Fetches:
@@ -28,7 +20,7 @@ class Fetches:
         self._redis, self._jobs, self._key = redis, jobs, f"{namespace}:fetching"
         self._steps = RedisSteps(redis, namespace)
 
-    def claim(self, lease: FetchLease) -> Job | None:
+    def claim(self, lease: Lease) -> Job | None:
         """The job whose source has waited longest for its turn; its `fetch` is the fencing token."""
         claimed = self._steps.run("claim_fetch", lease.owner, _ms(lease.lease_s), lease.max_losses)
         try:
@@ -38,10 +30,7 @@ class Fetches:
 
     def beat(self, held: Sequence[Job], *, lease_s: float, renew: bool) -> tuple[bool, ...]:
         """Whether each is still held: not once its job was cancelled, deleted, or taken by another."""
-        if not held:
-            return ()
-        per_fetch = [value for job in held for value in (job.id, job.fetch)]
-        return tuple(verdict == Verdict.HELD for verdict in self._steps.run("beat_fetches", _ms(lease_s), int(renew), *per_fetch))
+        return beat(self._steps, "beat_fetches", ((job.id, job.fetch) for job in held), lease_s=lease_s, renew=renew)
 
     def complete(self, job: Job, fetched: Fetched) -> JobState | None:
         """Makes the job pending, at the place that it got when it was submitted; None when the fetch was lost."""
@@ -71,7 +60,3 @@ class Fetches:
 
 def _state(reply: str) -> JobState | None:
     return None if reply == Verdict.LOST else JobState(reply)
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

@@ -11,6 +11,7 @@ from core.errors import IdempotencyConflict, JobNotFound, QueueFull, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, is_reachable, redis_away
 from core.transcript import Notice
+from core.worker_reports import WorkerReport, report_of
 
 MOST_READ = 5_000  # records that a page of one state looks through: 0.15 s beside a local Redis
 SUSPECT_AFTER = 2  # losses after which a job runs alone, so that it takes nobody with it
@@ -54,44 +55,6 @@ class Backlog:
     running_jobs: int
     running_audio_s: float
     real_time_factor: float | None  # audio seconds per second, of recent jobs; None before the first
-
-
-class WorkerState(StrEnum):
-    STARTING = "starting"
-    DOWNLOADING = "downloading"  # also while it waits for a network that is away
-    LOADING = "loading"
-    FIT = "fit"
-    MODELS_MISSING = "models_missing"  # and they do not come until somebody does what the reason says
-    UNFIT = "unfit"
-
-    @property
-    def is_broken(self) -> bool:
-        return self in (WorkerState.MODELS_MISSING, WorkerState.UNFIT)
-
-
-@dataclass(frozen=True)
-class Download:
-    """Bytes over all models together, and the file that comes now."""
-
-    done_bytes: int
-    total_bytes: int
-    what: str
-
-
-@dataclass(frozen=True)
-class WorkerReport:
-    """What a worker says of itself; it is forgotten when it falls silent."""
-
-    slot: str
-    fit: bool
-    reason: str
-    device: str
-    asr_model: str
-    jobs_in_flight: int = 0  # counted by the store
-    state: WorkerState = WorkerState.STARTING
-    downloading: Download | None = None
-    host: str = ""
-    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -272,7 +235,7 @@ class JobStore:
             for slot in slots:
                 pipe.scard(self._key("slot", slot))
             held = pipe.execute()
-        return tuple(_report(json.loads(report), jobs) for report, jobs in zip(reports, held, strict=True) if report)
+        return tuple(report_of(json.loads(report), jobs) for report, jobs in zip(reports, held, strict=True) if report)
 
     def backlog(self) -> Backlog:
         with redis_away():
@@ -290,12 +253,6 @@ class JobStore:
             running_audio_s=_seconds(totals.get("running_ms")),
             real_time_factor=audio_s / run_s if run_s else None,
         )
-
-    def due_deliveries(self, *, limit: int = 100) -> list[str]:
-        """Ids of what the outbox owes by Redis' own clock, oldest first."""
-        now_ms = self.clock_s() * 1000
-        with redis_away():
-            return list(self._redis.zrangebyscore(self._key("outbox"), "-inf", now_ms, start=0, num=limit))
 
     def clock_s(self) -> float:
         """Redis' own clock, the only one that leases go by, in seconds since the epoch."""
@@ -376,12 +333,6 @@ def _job(fields: dict[str, str]) -> Job:
         warnings=tuple(Notice(**notice) for notice in json.loads(fields.get("warnings", "[]"))),
         error=JobFailure.model_validate_json(fields["error"]) if "error" in fields else None,
     )
-
-
-def _report(said: dict[str, Any], jobs_in_flight: int) -> WorkerReport:
-    # A worker from before an update says neither.
-    state, download = WorkerState(said.pop("state", WorkerState.STARTING)), said.pop("downloading", None)
-    return WorkerReport(**said, state=state, downloading=Download(**download) if download else None, jobs_in_flight=jobs_in_flight)
 
 
 def _not_found(job_id: str) -> JobNotFound:

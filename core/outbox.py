@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from core.errors import JobNotFound
 from core.job import Job
 from core.job_store import JobStore, Verdict
+from core.leased import Lease, beat
+from core.leased import milliseconds as _ms
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 
 
@@ -61,15 +63,6 @@ class Delivery:
     next_try_at: float | None  # None while it is tried, before the job's end, and once there is no next
 
 
-@dataclass(frozen=True)
-class DeliveryLease:
-    """Who delivers, for how long a silent one keeps what it took, and how many may die with one delivery."""
-
-    owner: str
-    lease_s: float
-    max_losses: int
-
-
 class Outbox:
     """Every method is atomic, and safe to repeat after a lost reply. All raise `StoreUnavailable` when Redis is away.
 
@@ -80,7 +73,7 @@ class Outbox:
         self._redis, self._jobs, self._namespace = redis, jobs, namespace
         self._steps = RedisSteps(redis, namespace)
 
-    def claim(self, lease: DeliveryLease, *, busy_hosts: Collection[str] = ()) -> Delivery | None:
+    def claim(self, lease: Lease, *, busy_hosts: Collection[str] = ()) -> Delivery | None:
         """The delivery that is due longest, of those whose host is not busy. Where very many are due it is one of them by chance."""
         claimed = self._steps.run("claim_delivery", lease.owner, _ms(lease.lease_s), lease.max_losses, random.random(), *busy_hosts)
         if not claimed:
@@ -93,10 +86,7 @@ class Outbox:
 
     def beat(self, held: Sequence[Delivery], *, lease_s: float, renew: bool) -> tuple[bool, ...]:
         """Whether each is still held: not once its job was deleted, or it was taken by another."""
-        if not held:
-            return ()
-        per_delivery = [value for delivery in held for value in (delivery.id, delivery.token)]
-        return tuple(verdict == Verdict.HELD for verdict in self._steps.run("beat_deliveries", _ms(lease_s), int(renew), *per_delivery))
+        return beat(self._steps, "beat_deliveries", ((each.id, each.token) for each in held), lease_s=lease_s, renew=renew)
 
     def end(self, delivery: Delivery, state: DeliveryState, answer: Answer) -> DeliveryState | None:
         """The state that a try ended in; None when the delivery was lost."""
@@ -148,7 +138,3 @@ def _attempts(fields: Mapping[str, str]) -> Iterable[Attempt]:
 
 def _state(reply: str) -> DeliveryState | None:
     return None if reply == Verdict.LOST else DeliveryState(reply)
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

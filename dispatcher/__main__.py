@@ -5,12 +5,13 @@ import threading
 from uuid import uuid4
 
 from core import wakeups
-from core.fetches import Fetches, FetchLease
+from core.fetches import Fetches
 from core.figures import Figures
 from core.gcs import CloudStorage
 from core.job_store import JobStore
+from core.leased import Lease
 from core.media import Ffmpeg
-from core.outbox import DeliveryKind, DeliveryLease, Outbox
+from core.outbox import DeliveryKind, Outbox
 from core.process import begin
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings, variable
@@ -58,7 +59,7 @@ def main() -> None:
 
 def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: str) -> Fetcher:
     http = HttpFetch(Guard(settings.fetch_allow), max_bytes=settings.max_upload_bytes)
-    lease = FetchLease(me, settings.lease_s, settings.max_losses)
+    lease = Lease(me, settings.lease_s, settings.max_losses)
     return Fetcher(
         Stores(Fetches(redis, store), store, open_file_store(settings)),
         Ffmpeg(settings.ffmpeg),
@@ -76,7 +77,7 @@ def make_deliverer(settings: Settings, redis: RedisClient, store: JobStore, me: 
     return Deliverer(
         Outbox(redis, store),
         senders,
-        DeliveryLease(me, settings.lease_s, MOST_LOSSES),
+        Lease(me, settings.lease_s, MOST_LOSSES),
         limits=delivering.Limits(settings.deliveries_max, settings.heartbeat_s),
     )
 

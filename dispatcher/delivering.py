@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from core.errors import StoreUnavailable
+from core.leased import Lease
 from core.log import logger
-from core.outbox import Delivery, DeliveryKind, DeliveryLease, DeliveryState, Outbox
+from core.outbox import Delivery, DeliveryKind, DeliveryState, Outbox
 from dispatcher.sending import Send, Tried, failed
 
 log = logger("dispatcher.delivering")
@@ -56,7 +57,7 @@ class Deliverer:
         self,
         outbox: Outbox,
         senders: Mapping[DeliveryKind, Send],
-        lease: DeliveryLease,
+        lease: Lease,
         *,
         limits: Limits,
         pause_s: Callable[[int], float] | None = None,

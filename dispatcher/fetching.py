@@ -18,10 +18,11 @@ from core.errors import (
     StorageUnavailable,
     StoreUnavailable,
 )
-from core.fetches import Fetches, FetchLease
+from core.fetches import Fetches
 from core.file_store import FileStore, fetched_key
 from core.job import Fetched, Job, JobFailure, JobState, check_duration
 from core.job_store import JobStore
+from core.leased import Lease
 from core.log import logger
 from core.media import Ffmpeg
 from core.partial_file import StoredFile
@@ -91,7 +92,7 @@ class Fetcher:
         stores: Stores,
         ffmpeg: Ffmpeg,
         schemes: Mapping[str, Fetch],
-        lease: FetchLease,
+        lease: Lease,
         *,
         limits: Limits,
         pause_s: Callable[[int], float] | None = None,

@@ -9,7 +9,8 @@ from prometheus_client.utils import floatToGoString
 from core.errors import StoreUnavailable
 from core.figures import Figures, Memory, Snapshot
 from core.job import JobState, Stage
-from core.job_store import Backlog, JobStore, WorkerReport
+from core.job_store import Backlog, JobStore
+from core.worker_reports import WorkerReport
 
 OUTCOMES = tuple(state.value for state in JobState if state.is_terminal)
 TIMED_STAGES = tuple(stage for stage in Stage if stage not in (Stage.FETCHING, Stage.COMMIT))

@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 
 from core.errors import StoreUnavailable
 from core.file_store import SPARE_BYTES, FileStore
-from core.job_store import JobStore, WorkerReport, WorkerState
+from core.job_store import JobStore
+from core.worker_reports import WorkerReport, WorkerState
 from service.collaborators import given
 from service.problems import RESPONSES
 from service.views import answer, download_of

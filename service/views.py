@@ -7,10 +7,11 @@ from flask import Response
 from pydantic import BaseModel, Field
 
 from core.job import Job, JobFailure, JobOptions, JobState, Stage
-from core.job_store import Backlog, Download, JobStore, WorkerReport, WorkerState
+from core.job_store import Backlog, JobStore
 from core.moments import rfc3339
 from core.transcript import Notice
 from core.urls import without_query
+from core.worker_reports import Download, WorkerReport, WorkerState
 
 
 class WaitingFor(StrEnum):

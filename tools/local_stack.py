@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import Self
 
 from core.errors import SettingsError, SpillwayError
-from core.job_store import JobStore, WorkerReport
+from core.job_store import JobStore
 from core.redis_steps import connect
 from core.settings import PREFIX, Settings
+from core.worker_reports import WorkerReport
 from tools import background, stack_parts
 from tools.model_profile import PullFailed, pull_models
 from tools.stack_parts import DEFAULTS, LOOPBACK, PROGRAMS, ROOT

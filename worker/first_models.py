@@ -6,9 +6,9 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from core.errors import ModelMissing, ModelSourceAway, SpillwayError
-from core.job_store import Download, WorkerState
 from core.log import logger
 from core.settings import Settings
+from core.worker_reports import Download, WorkerState
 from worker.model_catalog import ALIGNMENT, Model
 from worker.model_download import Report, Transfer
 from worker.model_files import profile_models

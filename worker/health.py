@@ -7,9 +7,10 @@ from contextlib import suppress
 from os import kill
 
 from core.errors import SettingsError, StoreUnavailable
-from core.job_store import JobStore, WorkerReport
+from core.job_store import JobStore
 from core.redis_steps import connect
 from core.settings import Settings
+from core.worker_reports import WorkerReport
 from worker.crew import Roll, read_roll
 
 TIMEOUT_S = 2.0

@@ -4,8 +4,9 @@ import threading
 from dataclasses import replace
 from time import monotonic
 
-from core.job_store import Download, JobStore, WorkerReport, WorkerState
+from core.job_store import JobStore
 from core.log import logger
+from core.worker_reports import Download, WorkerReport, WorkerState
 from worker.patience import patiently
 
 log = logger("worker.presence")

@@ -1,13 +1,3 @@
 -- One call for all fetches of a fetcher; writes only when asked to renew. ARGV: lease in ms, '1' to renew, then per fetch: id, token
 -- → per fetch 'held' or 'lost'
-local verdicts = {}
-for i = 3, #ARGV, 2 do
-  local id = ARGV[i]
-  if is_fetched_by(id, ARGV[i + 1]) then
-    if ARGV[2] == '1' then redis.call('ZADD', FETCHING, now_ms() + ARGV[1], id) end
-    verdicts[#verdicts + 1] = 'held'
-  else
-    verdicts[#verdicts + 1] = 'lost'
-  end
-end
-return verdicts
+return beat_all(FETCHING, is_fetched_by)

@@ -8,7 +8,7 @@ drop_fetch(id)
 drop_lease(id)
 for n = 1, #deliveries do
   settle(id .. ':' .. n)
-  redis.call('DEL', ns .. ':delivery:' .. id .. ':' .. n)
+  redis.call('DEL', delivery_key(id .. ':' .. n))
 end
 redis.call('ZREM', ns .. ':jobs', id)
 if key_id then

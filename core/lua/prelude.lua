@@ -128,8 +128,8 @@ local function finish(id, state, deliveries, fields)
   redis.call('HDEL', job_key(id), 'stage')
   for n, delivery in ipairs(deliveries) do
     local delivery_id = id .. ':' .. n
-    redis.call('HSET', ns .. ':delivery:' .. delivery_id, 'job', id, 'state', state, 'what', delivery, 'tries', 0)
-    redis.call('ZADD', ns .. ':outbox', now, delivery_id)
+    redis.call('HSET', delivery_key(delivery_id), 'job', id, 'state', state, 'what', delivery, 'tries', 0)
+    redis.call('ZADD', OUTBOX, now, delivery_id)
     redis.call('ZADD', ns .. ':undelivered', now, delivery_id)
   end
   for name, by in pairs(totals) do count(name, by) end
@@ -139,7 +139,7 @@ end
 -- Takes out of the outbox what was delivered, or never will be. Its place there moves with each try, the one in `undelivered`
 -- stays: that is how old it is.
 local function settle(delivery_id)
-  redis.call('ZREM', ns .. ':outbox', delivery_id)
+  redis.call('ZREM', OUTBOX, delivery_id)
   redis.call('ZREM', ns .. ':undelivered', delivery_id)
 end
 
@@ -172,6 +172,17 @@ end
 local function is_fetched_by(id, token)
   local job = job_fields(id, 'fetch', 'fetch_owner')
   return redis.call('ZSCORE', FETCHING, id) and job[1] == token and job[2]
+end
+
+-- What all of a holder's fetches, or of its deliveries, hear when it beats.
+local function beat_all(places, is_theirs)
+  local verdicts = {}
+  for i = 3, #ARGV, 2 do
+    local is_held = is_theirs(ARGV[i], ARGV[i + 1])
+    if is_held and ARGV[2] == '1' then redis.call('ZADD', places, now_ms() + ARGV[1], ARGV[i]) end
+    verdicts[#verdicts + 1] = is_held and 'held' or 'lost'
+  end
+  return verdicts
 end
 
 -- A runner died with the job: back to its place, or set aside once it has taken too many runners with it. → its state, or

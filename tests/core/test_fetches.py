@@ -6,16 +6,17 @@ import pytest
 from redis.exceptions import ResponseError
 
 from core.errors import IdempotencyConflict, JobNotFound, QueueFull, StoreUnavailable
-from core.fetches import Fetches, FetchLease
+from core.fetches import Fetches
 from core.job import Fetched, Job, JobFailure, JobState, Priority, Stage
 from core.job_store import JobStore
+from core.leased import Lease
 from core.redis_steps import RedisClient, connect
 from tests.core.jobs import ALICE, ROOM_S, claim, new_job, submit
 
 FAILURE = JobFailure(code="source_unreachable", message="m")
 SOURCE = "https://example.org/talk.mp3"
-ONE, OTHER = FetchLease("one", 60, 3), FetchLease("other", 60, 3)
-EXPIRED = FetchLease("one", 0, 3)
+ONE, OTHER = Lease("one", 60, 3), Lease("other", 60, 3)
+EXPIRED = Lease("one", 0, 3)
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def submit_source(store: JobStore, **changes: object) -> Job:
     return submit(store, source=SOURCE, duration_s=0.0, input_key="", input_bytes=0, input_sha256="", **changes)
 
 
-def taken(fetches: Fetches, lease: FetchLease = ONE) -> Job:
+def taken(fetches: Fetches, lease: Lease = ONE) -> Job:
     job = fetches.claim(lease)
     assert job is not None
     return job
@@ -142,14 +143,14 @@ def test_a_failed_fetch_is_tried_again_after_its_pause_then_fails(store: JobStor
     assert store.get(first.id).fetch_failures == 1
 
 
-def test_the_last_failure_ends_the_job_and_tells_the_outside(store: JobStore, fetches: Fetches) -> None:
+def test_the_last_failure_ends_the_job_and_tells_the_outside(store: JobStore, fetches: Fetches, redis: RedisClient) -> None:
     submit_source(store, deliveries=({"kind": "webhook"},))
     assert fetches.retry(taken(fetches), FAILURE, pause_s=0, max_failures=2) == JobState.QUEUED
     job = taken(fetches)
     assert fetches.retry(job, FAILURE, pause_s=0, max_failures=2) == JobState.FAILED
     failed = store.get(job.id)
     assert (failed.state, failed.error, failed.stage) == (JobState.FAILED, FAILURE, None)
-    assert store.due_deliveries() == [f"{job.id}:1"]
+    assert redis.zrange("spillway:outbox", 0, -1) == [f"{job.id}:1"]
     assert store.backlog().fetching_jobs == 0
     assert fetches.claim(ONE) is None
 
@@ -178,7 +179,7 @@ def test_a_hand_back_counts_no_failure_and_no_loss(store: JobStore, fetches: Fet
 def test_a_source_that_keeps_killing_its_fetcher_is_set_aside(store: JobStore, fetches: Fetches) -> None:
     poison = submit_source(store)
     for life in range(3):
-        assert taken(fetches, FetchLease(f"life {life}", 0, 3)).id == poison.id
+        assert taken(fetches, Lease(f"life {life}", 0, 3)).id == poison.id
     good = submit_source(store)
     assert taken(fetches).id == good.id
     failed = store.get(poison.id)
@@ -194,14 +195,14 @@ def test_a_fetcher_that_takes_its_own_fetch_again_has_lost_nobody(store: JobStor
 
 
 @pytest.mark.parametrize("is_taken", [False, True])
-def test_a_cancel_ends_a_fetch_at_once(store: JobStore, fetches: Fetches, is_taken: bool) -> None:
+def test_a_cancel_ends_a_fetch_at_once(store: JobStore, fetches: Fetches, redis: RedisClient, is_taken: bool) -> None:
     job = submit_source(store, deliveries=({"kind": "webhook"},))
     held = taken(fetches) if is_taken else job
     assert store.cancel(job.id).state == JobState.CANCELLED
     assert fetches.beat([held], lease_s=60, renew=True) == (False,)
     assert fetches.complete(held, fetched(job)) is None
     assert fetches.claim(ONE) is None
-    assert store.due_deliveries() == [f"{job.id}:1"]
+    assert redis.zrange("spillway:outbox", 0, -1) == [f"{job.id}:1"]
     assert (store.backlog().queued_jobs, store.backlog().fetching_jobs) == (0, 0)
 
 
@@ -245,7 +246,7 @@ def test_a_step_that_meets_a_broken_record_changes_nothing(
     with pytest.raises(ResponseError):
         fetches.retry(job, FAILURE, pause_s=0, max_failures=max_losses)
     with pytest.raises(ResponseError):
-        fetches.claim(FetchLease("other", 60, 1))
+        fetches.claim(Lease("other", 60, 1))
     assert content(redis, job) == before
 
 

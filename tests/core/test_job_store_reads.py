@@ -7,8 +7,9 @@ import pytest
 
 from core.errors import JobNotFound
 from core.job import JobState, Priority
-from core.job_store import Download, JobStore, WorkerReport, WorkerState
+from core.job_store import JobStore
 from core.redis_steps import RedisClient
+from core.worker_reports import Download, WorkerReport, WorkerState
 from tests.core.jobs import claim, submit
 
 

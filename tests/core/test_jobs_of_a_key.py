@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.errors import TooManyJobs
-from core.fetches import Fetches, FetchLease
+from core.fetches import Fetches
 from core.job import Fetched, Job, JobFailure
 from core.job_store import JobStore
+from core.leased import Lease
 from core.redis_steps import RedisClient
 from tests.core.jobs import ALICE, ROOM_S, claim, new_job, submit
 
@@ -56,7 +57,7 @@ EARLY_ENDS: dict[str, Callable[[JobStore, Fetches, Job], object]] = {
     "cancelled": lambda store, _, job: store.cancel(job.id),
     "deleted": lambda store, _, job: store.delete(job.id),
     "not to be had": lambda _, fetches, job: fetches.fail(job, BROKEN),
-    "lost with its dispatcher": lambda _, fetches, __: fetches.claim(FetchLease("other", 60, 1)),
+    "lost with its dispatcher": lambda _, fetches, __: fetches.claim(Lease("other", 60, 1)),
 }
 
 
@@ -64,7 +65,7 @@ EARLY_ENDS: dict[str, Callable[[JobStore, Fetches, Job], object]] = {
 def test_a_source_counts_from_its_submit_until_it_ends(store: JobStore, redis: RedisClient, end: str) -> None:
     fetches = Fetches(redis, store)
     store.submit(new_job(source=SOURCE, key_id="a"), max_queued=1000, max_of_key=1)
-    job = fetches.claim(FetchLease("one", 0, 1))
+    job = fetches.claim(Lease("one", 0, 1))
     assert job is not None
     with pytest.raises(TooManyJobs):
         take(store, most=1)
@@ -75,7 +76,7 @@ def test_a_source_counts_from_its_submit_until_it_ends(store: JobStore, redis: R
 def test_a_source_that_was_fetched_still_counts(store: JobStore, redis: RedisClient) -> None:
     fetches = Fetches(redis, store)
     store.submit(new_job(source=SOURCE, key_id="a"), max_queued=1000, max_of_key=1)
-    job = fetches.claim(FetchLease("one", 60, 1))
+    job = fetches.claim(Lease("one", 60, 1))
     assert job is not None
     fetches.complete(job, Fetched(duration_s=1, input_key="k", input_bytes=1, input_sha256="0"))
     with pytest.raises(TooManyJobs):

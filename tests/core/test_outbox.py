@@ -10,12 +10,13 @@ from core.errors import IdempotencyConflict, StoreUnavailable
 from core.figures import Figures
 from core.job import Job, JobFailure
 from core.job_store import JobStore
-from core.outbox import Answer, Delivery, DeliveryLease, DeliveryState, Outbox
+from core.leased import Lease
+from core.outbox import Answer, Delivery, DeliveryState, Outbox
 from core.redis_steps import RedisClient, connect
 from tests.core.jobs import claim, new_job, submit
 
-ONE, OTHER = DeliveryLease("one", 60, 3), DeliveryLease("other", 60, 3)
-EXPIRED = DeliveryLease("one", 0, 3)  # its lease is over in the moment that it begins
+ONE, OTHER = Lease("one", 60, 3), Lease("other", 60, 3)
+EXPIRED = Lease("one", 0, 3)  # its lease is over in the moment that it begins
 REFUSED = Answer(status=500, error="the receiver did not take it")
 DAY_S = 86400.0
 
@@ -38,7 +39,7 @@ def ended(store: JobStore, *hosts: str) -> Job:
     return store.get(job.id)
 
 
-def taken(outbox: Outbox, lease: DeliveryLease = ONE, *busy_hosts: str) -> Delivery:
+def taken(outbox: Outbox, lease: Lease = ONE, *busy_hosts: str) -> Delivery:
     delivery = outbox.claim(lease, busy_hosts=busy_hosts)
     assert delivery is not None
     return delivery
@@ -83,6 +84,12 @@ def test_a_delivery_is_taken_by_one_and_its_id_stays(store: JobStore, outbox: Ou
 def test_those_that_wait_longest_go_first(store: JobStore, outbox: Outbox) -> None:
     ids = [f"{ended(store).id}:1" for _ in range(3)]
     assert [taken(outbox).id for _ in range(3)] == ids
+
+
+def test_what_is_due_goes_by_the_clock_of_redis(store: JobStore, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ended(store)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert taken(outbox).job.id == job.id
 
 
 def test_a_delivered_one_is_over(store: JobStore, outbox: Outbox, redis: RedisClient) -> None:
@@ -170,7 +177,7 @@ def test_a_hand_back_counts_no_try(store: JobStore, outbox: Outbox) -> None:
 def test_one_that_keeps_killing_its_sender_is_given_up(store: JobStore, outbox: Outbox) -> None:
     poison = ended(store)
     for life in range(3):
-        assert taken(outbox, DeliveryLease(f"life {life}", 0, 3)).job.id == poison.id
+        assert taken(outbox, Lease(f"life {life}", 0, 3)).job.id == poison.id
     good = ended(store)
     assert taken(outbox).job.id == good.id
     (delivery,) = outbox.of_job(poison)

@@ -21,8 +21,9 @@ from core.errors import SourceRefused, StoreUnavailable
 from core.file_store import result_key
 from core.job import JobFailure, JobOptions, NewJob
 from core.job_store import JobStore, Runner
+from core.leased import Lease
 from core.local_file_store import LocalFileStore
-from core.outbox import Delivery, DeliveryKind, DeliveryLease, DeliveryState, Outbox
+from core.outbox import Delivery, DeliveryKind, DeliveryState, Outbox
 from core.redis_steps import connect
 from core.render import Format
 from dispatcher.delivering import LONGEST_ASKED_S, LONGEST_PAUSE_S, PATIENCE_S, Deliverer, Limits, pause_after
@@ -50,7 +51,7 @@ class Box:
         self.made = list[Deliverer]()
 
     def deliverer(self, owner: str = "me", *, lease_s: float = 60.0, most_at_once: int = 4, pause_s: float = 0.0) -> Deliverer:
-        lease, limits = DeliveryLease(owner, lease_s, 3), Limits(most_at_once, lease_s / 4)
+        lease, limits = Lease(owner, lease_s, 3), Limits(most_at_once, lease_s / 4)
         self.made.append(Deliverer(self.outbox, self.senders, lease, limits=limits, pause_s=lambda _tries: pause_s))
         return self.made[-1]
 
@@ -325,7 +326,7 @@ def test_a_delivery_that_does_not_let_go_in_time_is_handed_back_all_the_same(box
     first.step()
     assert is_reached.wait(5)
     first.close()
-    taken = box.outbox.claim(DeliveryLease("second", 60, 3))
+    taken = box.outbox.claim(Lease("second", 60, 3))
     released.set()
     assert taken is not None
     assert taken.job.id == job_id
@@ -379,6 +380,6 @@ def test_a_dispatcher_that_is_told_to_stop_hands_its_delivery_back(
         assert hang.is_reached.wait(30)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
-    taken = box.outbox.claim(DeliveryLease("next", 60, 3))
+    taken = box.outbox.claim(Lease("next", 60, 3))
     assert taken is not None
     assert (taken.job.id, taken.attempts) == (job_id, ())

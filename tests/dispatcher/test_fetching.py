@@ -13,12 +13,13 @@ import pytest
 
 from core.bucket_file_store import BucketFileStore
 from core.errors import StoreUnavailable
-from core.fetches import Fetches, FetchLease
+from core.fetches import Fetches
 from core.file_store import FileStore
 from core.gcs import CloudStorage, Patience
 from core.gs_address import Place
 from core.job import Job, JobOptions, JobState, NewJob, Stage
 from core.job_store import JobStore, Runner
+from core.leased import Lease
 from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
 from core.redis_steps import connect
@@ -57,7 +58,7 @@ class Box:
     def fetcher(self, owner: str = "me", *, lease_s: float = 60.0, most_at_once: int = 4, pause_s: float = 0.0) -> Fetcher:
         limits = Limits(most_at_once, 10**6, 25.0, lease_s / 4)
         stores = Stores(self.fetches, self.jobs, self.files)
-        lease = FetchLease(owner, lease_s, 3)
+        lease = Lease(owner, lease_s, 3)
         self.made.append(Fetcher(stores, self._ffmpeg, self.schemes, lease, limits=limits, pause_s=lambda _failures: pause_s))
         return self.made[-1]
 
@@ -436,6 +437,6 @@ def test_a_dispatcher_that_is_told_to_stop_does_not_wait_for_a_slow_server(
         assert dam.is_reached.wait(30)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
-    assert box.fetches.claim(FetchLease("next", 60, 3)) is not None
+    assert box.fetches.claim(Lease("next", 60, 3)) is not None
     assert box.jobs.get(job_id).fetch_failures == 0
     assert box.left() == []

@@ -5,7 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from core.figures import Figures, Memory, WorkerFigures
 from core.job import JobFailure
-from core.job_store import Runner, WorkerReport
+from core.job_store import Runner
+from core.worker_reports import WorkerReport
 from tests.service.box import RUNNER, Box
 
 

@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
-from core.outbox import Answer, DeliveryLease, DeliveryState
+from core.leased import Lease
+from core.outbox import Answer, DeliveryState
 from dispatcher.webhooks import event
 from tests.service.box import Box, commit
 
@@ -66,10 +67,10 @@ def test_what_became_of_a_callback_is_told_try_by_try(signing: Box) -> None:
     commit(signing.jobs, signing.files, signing.claim())
     (waiting,) = deliveries(signing, job_id)
     assert (waiting["state"], waiting["next_try"][-1]) == ("pending", "Z")
-    first = signing.outbox.claim(DeliveryLease("dispatcher", 60, 3))
+    first = signing.outbox.claim(Lease("dispatcher", 60, 3))
     assert first is not None
     signing.outbox.retry(first, Answer(status=500, error="the receiver did not take it"), pause_s=0, patience_s=60)
-    again = signing.outbox.claim(DeliveryLease("dispatcher", 60, 3))
+    again = signing.outbox.claim(Lease("dispatcher", 60, 3))
     assert again is not None
     assert deliveries(signing, job_id)[0]["next_try"] is None
     signing.outbox.end(again, DeliveryState.DELIVERED, Answer(status=204))

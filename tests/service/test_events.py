@@ -10,7 +10,8 @@ import pytest
 from werkzeug.test import TestResponse
 
 from core.job import Stage
-from core.job_store import Beat, Download, WorkerReport, WorkerState
+from core.job_store import Beat
+from core.worker_reports import Download, WorkerReport, WorkerState
 from service import events
 from tests.conftest import RedisServer, wait_for
 from tests.service.box import Box, commit

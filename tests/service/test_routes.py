@@ -11,7 +11,8 @@ from flask import Flask
 
 from core.file_store import result_key
 from core.job import JobFailure, Stage
-from core.job_store import Beat, Download, Runner, WorkerReport, WorkerState
+from core.job_store import Beat, Runner
+from core.worker_reports import Download, WorkerReport, WorkerState
 from tests.conftest import RedisServer
 from tests.service.box import TRANSCRIPT, Box, commit
 

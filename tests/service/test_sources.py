@@ -8,8 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
-from core.fetches import Fetches, FetchLease
+from core.fetches import Fetches
 from core.job import Fetched, JobState, Stage
+from core.leased import Lease
 from service.source_requests import DOCUMENT_BYTES
 from tests.service.box import Box, wav
 
@@ -160,7 +161,7 @@ def test_the_queue_and_the_metrics_tell_of_sources(box: Box) -> None:
 def test_a_fetched_source_shows_its_length_and_waits_like_an_upload(box: Box) -> None:
     job_id = send(box, {"source": SOURCE}).get_json()["id"]
     fetches = Fetches(box.redis, box.jobs)
-    job = fetches.claim(FetchLease("dispatcher", 60, 3))
+    job = fetches.claim(Lease("dispatcher", 60, 3))
     assert job is not None
     assert job.stage == Stage.FETCHING
     fetches.complete(job, Fetched(duration_s=12.5, input_key="jobs/x/input", input_bytes=1, input_sha256="0"))

@@ -13,9 +13,10 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from core.job_store import JobStore, WorkerReport, WorkerState
+from core.job_store import JobStore
 from core.redis_steps import connect
 from core.settings import Settings
+from core.worker_reports import WorkerReport, WorkerState
 from tests.conftest import ROOT, wait_for
 from tests.worker.hub import Hub
 from worker.first_models import Source, bring_models

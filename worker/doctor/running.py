@@ -5,9 +5,10 @@ from contextlib import closing
 from redis.exceptions import RedisError
 
 from core.errors import StoreUnavailable
-from core.job_store import JobStore, WorkerReport, WorkerState
+from core.job_store import JobStore
 from core.redis_steps import connect
 from core.settings import Settings
+from core.worker_reports import WorkerReport, WorkerState
 from worker.slots import is_slot_of, is_taken
 
 PATIENCE_S = 5.0

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from core.job_store import JobStore, WorkerReport, WorkerState
+from core.job_store import JobStore
 from core.redis_steps import connect
 from core.settings import Settings
+from core.worker_reports import WorkerReport, WorkerState
 from tests.conftest import ROOT, wait_for
 from tests.worker.doctor.environments import doctor
 from worker.doctor.examine import examine

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from core.job_store import JobStore, WorkerReport, WorkerState
+from core.job_store import JobStore
 from core.redis_steps import connect
 from core.settings import Settings
+from core.worker_reports import WorkerReport, WorkerState
 from tests.conftest import ROOT, free_port
 from tests.worker.doctor.drivers import driver
 from tests.worker.doctor.environments import doctor
