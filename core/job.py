@@ -164,6 +164,8 @@ class Job(NewJob):
     fetch: int = 0  # the fencing token of its fetch
     fetch_failures: int = 0
     owner: str = ""  # slot/boot id of the runner that holds it
+    runner: Literal["", "local", "modal"] = ""  # where its last attempt ran or runs; empty before the first
+    burst_failures: int = 0  # times that it came back from Modal without an answer
     cancel_requested: bool = False
     seq: int  # its place in the queue, kept over hand-backs
     version: int = 0  # raised by every change, for watchers

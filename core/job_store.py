@@ -172,7 +172,14 @@ class JobStore:
         The record's `attempt` is the fencing token. A repeat with the same `claim_id` gives the same job again.
         """
         claimed = self._steps.run(
-            "claim", runner.owner, runner.slot, _ms(lease_s), claim_id or uuid4().hex, _ms(max(fits_s, 0.0)), SUSPECT_AFTER, *WAIT_BOUNDS_S
+            "claim",
+            runner.owner,
+            runner.slot,
+            _ms(lease_s),
+            claim_id or uuid4().hex,
+            _ms(max(fits_s, 0.0)),
+            SUSPECT_AFTER,
+            json.dumps(WAIT_BOUNDS_S),
         )
         return self.get(str(claimed[0])) if claimed else None
 
@@ -202,9 +209,9 @@ class JobStore:
     def end_cancelled(self, job: Job) -> JobState | None:
         return self._finish(job, JobState.CANCELLED)
 
-    def release(self, job: Job) -> JobState | None:
+    def release(self, job: Job, *, is_burst_failed: bool = False) -> JobState | None:
         """Back to its place in the queue, no loss counted; None when the attempt had lost it."""
-        return _state(self._steps.run("release", job.id, job.attempt))
+        return _state(self._steps.run("release", job.id, job.attempt, int(is_burst_failed)))
 
     def retry(self, job: Job, failure: JobFailure, *, max_failures: int) -> JobState | None:
         """Queued once more, or failed for good when it broke `max_failures` times; None when the attempt had lost it."""
@@ -322,6 +329,8 @@ def _job(fields: dict[str, str]) -> Job:
         fetch=int(fields.get("fetch", 0)),
         fetch_failures=int(fields.get("fetch_failures", 0)),
         owner=fields.get("owner", ""),
+        runner=fields.get("runner", ""),
+        burst_failures=int(fields.get("burst_failures", 0)),
         cancel_requested="cancel_requested" in fields,
         seq=int(fields["seq"]),
         version=int(fields.get("version", 0)),

@@ -17,6 +17,7 @@ STEPS = (
     "submit", "claim", "beat", "keep", "finish", "cancel", "release", "retry", "reclaim_expired", "reclaim_slot", "delete",
     "claim_fetch", "beat_fetches", "fetched", "retry_fetch", "release_fetch",
     "claim_delivery", "beat_deliveries", "end_delivery", "release_delivery",
+    "burst", "burst_called", "burst_settled",
 )  # fmt: skip
 COUNTS = ("count_worker", "unfinished", "spend")  # steps that change no job
 RedisClient = Any  # redis-py types every reply as a union with bytes; with decode_responses on it is str

@@ -1,9 +1,9 @@
 -- Gives the best pending job to a runner: priority, then fairness between API keys, then age. If the best one does not fit
 -- beside what the runner holds, it gets nothing: skipping it for smaller ones would let a long job starve.
 -- ARGV: owner, slot, lease in ms, claim id (a retry of the same claim gets the same job), work_ms that still fits,
---       losses that make a job suspect (it runs alone), bounds of the histogram of waits in s … → {id, attempt} or {}
+--       losses that make a job suspect (it runs alone), bounds of the histogram of waits in s (JSON) → {id, attempt} or {}
 
--- The oldest job of the lane whose turn it is, its lane, and the lane's virtual time. Drops places that lead to no record.
+-- The oldest job of the lane whose turn it is, and the lane's virtual time. Drops places that lead to no record.
 local function next_of(priority)
   local lanes, pending, has_dropped = ns .. ':lanes:' .. priority, ns .. ':pending:' .. priority, false
   local id, lane
@@ -20,17 +20,7 @@ local function next_of(priority)
     if redis.call('EXISTS', places) == 0 then redis.call('ZREM', lanes, lane[1]) end
   until id
   if has_dropped then recount('pending_ms:' .. priority, { pending }) end
-  return id, lane[1], lane[2]
-end
-
--- One more in the histogram of waits, in the one bucket that it falls into: whoever reads adds them up.
-local function count_wait(priority, wait_ms)
-  local bucket = '+Inf'
-  for i = #ARGV, 7, -1 do
-    if wait_ms <= ARGV[i] * 1000 then bucket = ARGV[i] end
-  end
-  redis.call('HINCRBY', ns .. ':waits', priority .. ':' .. bucket, 1)
-  redis.call('HINCRBY', ns .. ':waits', priority .. ':sum_ms', wait_ms)
+  return id, lane[2]
 end
 
 local owner, slot, claim = ARGV[1], ARGV[2], ns .. ':claim:' .. ARGV[4]
@@ -48,27 +38,17 @@ for _, id in ipairs(redis.call('SMEMBERS', ns .. ':slot:' .. slot)) do
 end
 
 for _, priority in ipairs(PRIORITIES) do
-  local id, key_id, virtual_time = next_of(priority)
+  local id, virtual_time = next_of(priority)
   if id then
-    local job = job_fields(id, 'work_ms', 'losses', 'created_at')
+    local job = job_fields(id, 'work_ms', 'losses')
     local fits = tonumber(job[1]) <= tonumber(ARGV[5]) and tonumber(job[2]) < suspect_after
     if #held > 0 and not fits then return {} end
 
     redis.call('HSET', ns .. ':virtual_time', priority, virtual_time)
-    redis.call('ZINCRBY', ns .. ':lanes:' .. priority, job[1], key_id)
-    dequeue(id)
-    local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
-    local now = now_ms()
-    redis.call('HSET', job_key(id), 'state', 'running', 'owner', owner, 'slot', slot, 'started_at', now, 'progress', 0)
-    redis.call('ZADD', ns .. ':leases', now + ARGV[3], id)
-    redis.call('SADD', ns .. ':slot:' .. slot, id)
-    redis.call('HINCRBY', ns .. ':totals', 'running_ms', job[1])
+    local attempt = take(id, { owner = owner, slot = slot, lease_ms = ARGV[3], runner = 'local' }, ARGV[7])
     redis.call('HSET', claim, 'job', id, 'attempt', attempt)
     redis.call('PEXPIRE', claim, 600000)
-    count('attempts')
-    if attempt == 1 and job[3] then count_wait(priority, math.max(0, now - job[3])) end
-    changed(id)
-    return { id, tostring(attempt) }
+    return { id, attempt }
   end
 end
 return {}

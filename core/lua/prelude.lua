@@ -81,10 +81,45 @@ local function drop_fetch(id)
   if redis.call('ZREM', FETCHING, id) == 1 then redis.call('HDEL', job_key(id), 'stage', 'fetch_owner') end
 end
 
+-- One more in the histogram of waits, in the one bucket that it falls into: whoever reads adds them up.
+-- `bounds`: its bounds in s as JSON.
+local function count_wait(priority, wait_ms, bounds)
+  local bucket = '+Inf'
+  for _, bound in ipairs(cjson.decode(bounds)) do
+    if wait_ms <= bound * 1000 then
+      bucket = tostring(bound)
+      break
+    end
+  end
+  redis.call('HINCRBY', ns .. ':waits', priority .. ':' .. bucket, 1)
+  redis.call('HINCRBY', ns .. ':waits', priority .. ':sum_ms', wait_ms)
+end
+
+-- A pending job becomes `by`'s: its owner, slot, lease_ms, and whether it runs here ('local') or on 'modal'. Its lane pays for it.
+-- → the attempt, its fencing token
+local function take(id, by, bounds)
+  local job, now = job_fields(id, 'work_ms', 'priority', 'key_id', 'created_at'), now_ms()
+  redis.call('ZINCRBY', ns .. ':lanes:' .. job[2], job[1], job[3])
+  dequeue(id)
+  local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
+  redis.call('HSET', job_key(id), 'state', 'running', 'owner', by.owner, 'slot', by.slot, 'runner', by.runner, 'started_at', now, 'progress', 0)
+  redis.call('ZADD', ns .. ':leases', now + by.lease_ms, id)
+  if redis.call('SCARD', ns .. ':slot:' .. by.slot) == 0 then redis.call('HSET', ns .. ':busy_since', by.slot, now) end
+  redis.call('SADD', ns .. ':slot:' .. by.slot, id)
+  redis.call('HINCRBY', ns .. ':totals', 'running_ms', job[1])
+  count('attempts')
+  if attempt == 1 and job[4] then count_wait(job[2], math.max(0, now - job[4]), bounds) end
+  changed(id)
+  return tostring(attempt)
+end
+
 local function drop_lease(id)
   local job = job_fields(id, 'slot', 'work_ms')
   if redis.call('ZREM', ns .. ':leases', id) == 1 then redis.call('HINCRBY', ns .. ':totals', 'running_ms', -job[2]) end
-  if job[1] then redis.call('SREM', ns .. ':slot:' .. job[1], id) end
+  if job[1] then
+    redis.call('SREM', ns .. ':slot:' .. job[1], id)
+    if redis.call('EXISTS', ns .. ':slot:' .. job[1]) == 0 then redis.call('HDEL', ns .. ':busy_since', job[1]) end
+  end
   redis.call('HDEL', job_key(id), 'owner', 'slot')
 end
 
@@ -207,4 +242,24 @@ local function lose(id, max_losses)
     requeue(id)
   end
   return redis.call('HGET', job_key(id), 'state')
+end
+
+-- The ledger: one hash per month, whose fields are a day and what was posted to it, in millionths of a dollar.
+local function ledger_of(day) return ns .. ':ledger:' .. string.sub(day, 1, 7) end
+
+local function post(day, what, by)
+  redis.call('HINCRBY', ledger_of(day), day .. ':' .. what, by)
+end
+
+-- What the day and its month have cost, and what calls under way may still cost.
+local function committed(day)
+  local of_day, of_month, entries = 0, 0, redis.call('HGETALL', ledger_of(day))
+  for i = 1, #entries, 2 do
+    local on, what = string.match(entries[i], '^(.+):(%a+)$')
+    if what == 'reserved' or what == 'spent' then
+      of_month = of_month + entries[i + 1]
+      if on == day then of_day = of_day + entries[i + 1] end
+    end
+  end
+  return of_day, of_month
 end

@@ -1,0 +1,10 @@
+-- Ends a burst: what was reserved becomes what it cost; that much when nobody can say. ARGV: burst id, cost in millionths of a dollar
+-- or '' → 1, or 0 if it was settled before
+local key = ns .. ':burst:' .. ARGV[1]
+local burst = redis.call('HMGET', key, 'reserved', 'day')
+if not burst[1] then return 0 end
+post(burst[2], 'reserved', -burst[1])
+post(burst[2], 'spent', ARGV[2] == '' and burst[1] or ARGV[2])
+redis.call('DEL', key)
+redis.call('ZREM', ns .. ':bursts', ARGV[1])
+return 1
