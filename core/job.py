@@ -164,6 +164,7 @@ class Job(NewJob):
     fetch: int = 0  # the fencing token of its fetch
     fetch_failures: int = 0
     owner: str = ""  # slot/boot id of the runner that holds it
+    slot: str = ""  # of the runner that holds it
     runner: Literal["", "local", "modal"] = ""  # where its last attempt ran or runs; empty before the first
     burst_failures: int = 0  # times that it came back from Modal without an answer
     cancel_requested: bool = False

@@ -1,9 +1,11 @@
 """The job store: one record per job in Redis, the truth that messages, leases in memory and other clouds only hint at."""
 
 import json
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from heapq import heapify, heappop, heappush
 from typing import Any
 from uuid import uuid4
 
@@ -261,6 +263,22 @@ class JobStore:
             real_time_factor=audio_s / run_s if run_s else None,
         )
 
+    def pending(self, *, most: int) -> list[Job]:
+        """Jobs that wait for a runner, about in the order in which claims would give them; of each priority the oldest `most`."""
+        waiting: list[Job] = []
+        for priority in Priority:
+            with redis_away():
+                ids = self._redis.zrange(self._key("pending", priority), 0, most - 1)
+                lanes = dict(self._redis.zrange(self._key("lanes", priority), 0, -1, withscores=True))
+            waiting += _in_turn([_job(fields) for fields in self._records(ids, JobState.QUEUED)], lanes)
+        return waiting[:most]
+
+    def running(self) -> list[Job]:
+        """Jobs that a runner holds."""
+        with redis_away():
+            ids = self._redis.zrange(self._key("leases"), 0, -1)
+        return [_job(fields) for fields in self._records(ids, JobState.RUNNING)]
+
     def clock_s(self) -> float:
         """Redis' own clock, the only one that leases go by, in seconds since the epoch."""
         with redis_away():
@@ -329,6 +347,7 @@ def _job(fields: dict[str, str]) -> Job:
         fetch=int(fields.get("fetch", 0)),
         fetch_failures=int(fields.get("fetch_failures", 0)),
         owner=fields.get("owner", ""),
+        slot=fields.get("slot", ""),
         runner=fields.get("runner", ""),
         burst_failures=int(fields.get("burst_failures", 0)),
         cancel_requested="cancel_requested" in fields,
@@ -342,6 +361,23 @@ def _job(fields: dict[str, str]) -> Job:
         warnings=tuple(Notice(**notice) for notice in json.loads(fields.get("warnings", "[]"))),
         error=JobFailure.model_validate_json(fields["error"]) if "error" in fields else None,
     )
+
+
+def _in_turn(jobs: Iterable[Job], lanes: Mapping[str, float]) -> list[Job]:
+    """As claims would give them: of the lane that has had least, its oldest. Jobs come oldest first."""
+    waiting: dict[str, deque[Job]] = defaultdict(deque)
+    for job in jobs:
+        waiting[job.key_id].append(job)
+    turns = [(lanes.get(key_id, 0.0), key_id) for key_id in waiting]
+    heapify(turns)
+    ordered = []
+    while turns:
+        had_ms, key_id = heappop(turns)
+        job = waiting[key_id].popleft()
+        ordered.append(job)
+        if waiting[key_id]:
+            heappush(turns, (had_ms + _ms(job.work_s), key_id))
+    return ordered
 
 
 def _not_found(job_id: str) -> JobNotFound:

@@ -1,0 +1,219 @@
+"""Between the queue and Modal: takes jobs as the policy says, keeps their leases, commits what comes home, settles what it cost."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+from uuid import uuid4
+
+from core.burst import Outcome, Receipt, Reply
+from core.bursts import Burst, Bursts, Caps, OverCap
+from core.errors import JobNotFound, OurError, StoreUnavailable
+from core.job import Job, JobState, Stage
+from core.job_store import Beat, JobStore, Runner, Verdict
+from core.log import logger
+from dispatcher.burst.breaker import Breaker
+from dispatcher.burst.calls import CallFailed, Why
+from dispatcher.burst.cargo import Cargo
+from dispatcher.burst.flight import Flight, Landed, Pilot, Recall, receipts_of, started_in_background
+from dispatcher.burst.gauges import Gauges
+
+log = logger("dispatcher.burst")
+SLOT = "modal"
+ME = Runner(SLOT, "bridge")  # of whichever dispatcher leads: the attempt is the fence
+STOP_S = 5.0
+OVERDUE = "overdue"
+
+
+@dataclass(frozen=True)
+class Limits:
+    lease_s: float
+    heartbeat_s: float
+    max_failures: int
+
+
+@dataclass(frozen=True)
+class Money:
+    caps: Caps
+    dollars_per_s: Callable[[str], float]  # of a container, by the device that it names
+    scaledown_s: float
+
+
+class Bridge:
+    """`step` asks Redis, gives orders to threads, and waits for neither network nor disk."""
+
+    def __init__(self, jobs: JobStore, bursts: Bursts, pilot: Pilot, cargo: Cargo, gauges: Gauges, *, limits: Limits, money: Money) -> None:
+        self._jobs, self._bursts, self._pilot, self._cargo, self._gauges = jobs, bursts, pilot, cargo, gauges
+        self._limits, self._money = limits, money
+        self.breaker = Breaker()
+        self.flights: dict[str, Flight] = {}
+        self._errands = ThreadPoolExecutor(2, thread_name_prefix="burst-errand")
+        self._renewed = 0.0
+
+    def step(self) -> int:
+        """How many containers have become free. Raises `StoreUnavailable`; what had ended by then is committed by a later step."""
+        self._adopt()
+        replied = self._settle()
+        self._beat()
+        return replied
+
+    def close(self) -> None:
+        """The calls go on: whoever leads next finds them."""
+        for flight in self.flights.values():
+            flight.stopping.set()
+        deadline = monotonic() + STOP_S
+        for flight in self.flights.values():
+            if flight.thread:
+                flight.thread.join(max(0.0, deadline - monotonic()))
+        self._errands.shutdown(wait=False, cancel_futures=True)
+
+    def begin(self, job_ids: tuple[str, ...], *, reserve_usd: float, deadline_s: float) -> Flight | OverCap | None:
+        """A call with those of the jobs that are still pending; None when none of them is."""
+        burst = self._bursts.intend(
+            uuid4().hex, job_ids, ME, lease_s=self._limits.lease_s, reserve_usd=reserve_usd, caps=self._money.caps
+        )  # fmt: skip
+        if not isinstance(burst, Burst):
+            return burst
+        log.info("burst intended", burst=burst.id, jobs=len(burst.jobs), reserved_usd=round(reserve_usd, 4))
+        flight = Flight(burst, self._held(burst), deadline_s)
+        self.flights[burst.id] = started_in_background(self._pilot.fly, flight)
+        return flight
+
+    def take_back(self, burst_id: str) -> None:
+        """If no container has begun it."""
+        if (flight := self.flights.get(burst_id)) and not flight.has_started and flight.recall is None:
+            flight.recall = Recall.LOCAL_IS_IDLE
+
+    # Calls that an earlier dispatcher made
+
+    def _adopt(self) -> None:
+        for burst in self._bursts.under_way():
+            if burst.id not in self.flights:
+                self._take_over(burst)
+
+    def _take_over(self, burst: Burst) -> None:
+        jobs = self._held(burst)
+        if burst.call_id is None:  # nobody can say whether it was made, nor ask it for anything
+            log.warning("burst without a call given up", burst=burst.id, jobs=len(jobs))
+            for job in jobs.values():
+                self._revoke(job)
+                self._jobs.release(job)
+            self._bursts.settle(burst.id, cost_usd=None)
+            return
+        log.info("burst taken over", burst=burst.id, call=burst.call_id, jobs=len(jobs))
+        flight = Flight(burst, jobs, self._gauges.deadline_s(sum(job.work_s for job in jobs.values())), call_id=burst.call_id)
+        flight.called_at = burst.called_at or burst.intended_at
+        flight.called = monotonic() - (self._jobs.clock_s() - flight.called_at)
+        self.flights[burst.id] = flight
+        self._beat(renew=True)  # before anybody judges their leases
+        started_in_background(self._pilot.fly, flight)
+
+    def _held(self, burst: Burst) -> dict[str, Job]:
+        held = {}
+        for job_id, attempt in burst.jobs:
+            try:
+                job = self._jobs.get(job_id)
+            except JobNotFound:
+                continue
+            if (job.state, job.attempt) == (JobState.RUNNING, attempt):
+                held[job_id] = job
+        return held
+
+    # Those under way
+
+    def _beat(self, *, renew: bool = False) -> None:
+        renew = renew or monotonic() - self._renewed >= self._limits.heartbeat_s
+        held = [(flight, job) for flight in self.flights.values() for job in flight.jobs.values()]
+        beats = [Beat(job.id, job.attempt, None, 0.0) for _, job in held]
+        for (flight, job), verdict in zip(held, self._jobs.beat(beats, lease_s=self._limits.lease_s, renew=renew), strict=True):
+            if verdict == Verdict.CANCEL:
+                self._jobs.end_cancelled(job)
+                self._revoke(job)
+            if verdict != Verdict.HELD:
+                del flight.jobs[job.id]
+                flight.recall = flight.recall if flight.jobs else Recall.NOBODY_WANTS_IT
+        self._renewed = monotonic() if renew else self._renewed
+
+    def _revoke(self, job: Job) -> None:
+        def revoke() -> None:
+            try:
+                self._cargo.revoke(job.id, job.attempt)
+            except OurError as error:
+                log.warning("attempt not revoked: its result is dropped when it comes", job_id=job.id, reason=str(error))
+
+        self._errands.submit(revoke)
+
+    # Those that have ended
+
+    def _settle(self) -> int:
+        replied = 0
+        for flight in list(self.flights.values()):
+            if flight.landed is not None:
+                self._commit(flight, flight.landed)
+                cost_usd = self._cost_usd(flight, flight.landed)
+                self._bursts.settle(flight.burst.id, cost_usd=cost_usd)
+                self._learn(flight, flight.landed)
+                del self.flights[flight.burst.id]
+                self._tell(flight, flight.landed, cost_usd)
+                replied += flight.landed.reply is not None and flight.landed.reply.container is not None
+        return replied
+
+    def _commit(self, flight: Flight, landed: Landed) -> None:
+        """Each step is safe to be repeated. What no receipt speaks of goes back to the queue."""
+        for job in landed.unfit:
+            self._jobs.release(job, is_burst_failed=True)
+        for job, receipt in receipts_of(landed.reply, flight.jobs) if landed.reply else ():
+            self._commit_one(job, receipt, landed.keys.get(job.id))
+        is_lost = landed.failure is not None and landed.failure.why == Why.BROKE and flight.call_id is not None
+        may_be_at_fault = is_lost or landed.recall == Recall.OVERDUE
+        for job in flight.jobs.values():
+            self._jobs.release(job, is_burst_failed=may_be_at_fault)  # fenced: nothing happens to those that have ended
+
+    def _commit_one(self, job: Job, receipt: Receipt, key: str | None) -> None:
+        for stage, product in receipt.products.items():
+            self._jobs.keep_product(job, Stage(stage), product)
+        if receipt.outcome == Outcome.SUCCEEDED and key is not None:
+            self._jobs.succeed(job, result_key=key, warnings=receipt.warnings, stages_s=receipt.stages_s)
+        elif receipt.outcome == Outcome.FAILED and receipt.error:
+            self._jobs.fail(job, receipt.error)
+        elif receipt.outcome == Outcome.BROKE and receipt.error:
+            self._jobs.retry(job, receipt.error, max_failures=self._limits.max_failures)
+        else:
+            is_at_fault = receipt.error is not None and receipt.error.code == OVERDUE
+            self._jobs.release(job, is_burst_failed=is_at_fault or key is None)
+
+    def _cost_usd(self, flight: Flight, landed: Landed) -> float | None:
+        """What the container's time cost; None, what was reserved, when nobody can say. The time that a container waits for its next
+        call is the last one's, unless another was there to be taken up."""
+        idle_s = 0.0 if len(self.flights) > 1 else self._money.scaledown_s
+        if (reply := landed.reply) is not None and reply.container is not None:
+            cold_s = reply.container.cold_start_s if reply.container.bundles_before == 0 else 0.0
+            return self._money.dollars_per_s(reply.container.device) * (cold_s + reply.seconds + idle_s)
+        if flight.call_id is None or flight.called is None:
+            return None if landed.failure is None or landed.failure.why == Why.BROKE else 0.0
+        if landed.recall is not None:
+            return self._money.dollars_per_s("") * (monotonic() - flight.called + idle_s)
+        return max(flight.burst.reserved_usd, self._money.dollars_per_s("") * (monotonic() - flight.called))
+
+    def _learn(self, flight: Flight, landed: Landed) -> None:
+        failure = landed.failure or _refused(landed.reply)
+        if failure is not None:
+            self.breaker.failed(failure)
+        elif landed.recall == Recall.OVERDUE:
+            self.breaker.failed(CallFailed(Why.BROKE, "a call on Modal did not end in its time"))
+        elif landed.reply is not None:
+            self._gauges.measure(flight, landed.reply)
+            fault = self._gauges.stack_fault(landed.reply)
+            if fault:
+                self.breaker.failed(CallFailed(Why.REFUSED, fault))
+            else:
+                self.breaker.succeeded()
+
+    def _tell(self, flight: Flight, landed: Landed, cost_usd: float | None) -> None:
+        ended = landed.recall or landed.failure or (landed.reply and landed.reply.refusal and landed.reply.refusal.message) or "replied"
+        cost = "as reserved" if cost_usd is None else round(cost_usd, 4)
+        log.info("burst ended", burst=flight.burst.id, call=flight.call_id, ended=str(ended), cost_usd=cost)
+
+
+def _refused(reply: Reply | None) -> CallFailed | None:
+    return CallFailed(Why.REFUSED, reply.refusal.message) if reply is not None and reply.refusal is not None else None
