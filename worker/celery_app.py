@@ -7,6 +7,7 @@ from core import log
 from core.errors import ModelMissing, SpillwayError
 from core.settings import Settings
 from core.worker_reports import WorkerState
+from worker.attempt import Recordings
 from worker.crew import UNFIT
 from worker.doctor.fitness import check_fitness
 from worker.engine.engine import Engine
@@ -14,7 +15,6 @@ from worker.engine.load import load_engine
 from worker.first_models import bring_models
 from worker.patience import patiently
 from worker.presence import Presence
-from worker.runner import Recordings
 from worker.serving import serve
 
 logger = log.logger("worker")
