@@ -78,3 +78,8 @@ def product_key(job_id: str, attempt: int, stage: str) -> str:
 def result_key(job_id: str, attempt: int) -> str:
     """Under the attempt's own name: a runner that lost its lease overwrites nobody."""
     return f"jobs/{job_id}/attempts/{attempt}/transcript.json"
+
+
+def claim_key(job_id: str, attempt: int) -> str:
+    """Whose the attempt is, outside this box: what one runner writes once, no other passes."""
+    return f"jobs/{job_id}/attempts/{attempt}/claim"

@@ -41,6 +41,7 @@ class WorkerReport:
     downloading: Download | None = None
     host: str = ""
     pid: int = 0
+    stack: str = ""  # of packages and models, as results from elsewhere are held to it; empty until it is fit
 
 
 def report_of(said: dict[str, Any], jobs_in_flight: int) -> WorkerReport:

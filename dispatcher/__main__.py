@@ -17,6 +17,7 @@ from core.redis_steps import RedisClient, connect
 from core.settings import Settings, variable
 from core.storage import bucket_of, open_file_store
 from dispatcher import delivering
+from dispatcher.burst.wiring import make_burster
 from dispatcher.delivering import MOST_LOSSES, Deliverer
 from dispatcher.fetching import Fetcher, Limits, Stores
 from dispatcher.gs_fetch import GsFetch
@@ -46,8 +47,10 @@ def main() -> None:
     me = uuid4().hex
     fetcher = make_fetcher(settings, redis, store, me)
     deliverer = make_deliverer(settings, redis, store, me)
+    burster = make_burster(settings, redis, store)
     run(
-        (reclaimer.step, fetcher.step, deliverer.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
+        # Calls that are found are asked for before anybody judges their leases; a slow broker must not look like a gap to the reclaimer.
+        (burster.step, reclaimer.step, fetcher.step, deliverer.step, sweeper.step),
         leads=lambda: store.lead(me, ttl_s=LEADERSHIP_S),
         went_round=went_round,
         period_s=settings.sweep_period_s,
@@ -55,6 +58,7 @@ def main() -> None:
     )
     fetcher.close()
     deliverer.close()
+    burster.close()
 
 
 def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: str) -> Fetcher:

@@ -18,6 +18,7 @@ INSTRUCTIONS = re.findall(r"^([A-Z]+) ", re.sub(r"\\\n", " ", DOCKERFILE), re.MU
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 MIRRORS = {"HF_ENDPOINT", "PIP_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}  # others' variables, which the worker's downloads heed
+MODALS = {"MODAL_ENVIRONMENT", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"}  # what `modal deploy` in the dispatcher's container reads
 
 
 def test_modals_builder_takes_the_dockerfile() -> None:
@@ -69,7 +70,7 @@ def test_every_setting_reaches_the_box() -> None:
     passed_on = {name.removesuffix("_FILE") for service in SERVICES.values() for name in service.get("environment", ())}
     wanted = {variable(field) for field in Settings.model_fields if field not in COMPOSE_DECIDES}
     assert wanted - passed_on == set()
-    assert passed_on - {variable(field) for field in Settings.model_fields} == MIRRORS
+    assert passed_on - {variable(field) for field in Settings.model_fields} == MIRRORS | MODALS
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -21,8 +21,8 @@ from core.figures import WorkerFigures
 from core.job import Stage
 from core.settings import Settings
 from core.transcript import Models, Run, Segment, Transcript
+from worker.attempt import Recordings
 from worker.presence import Presence
-from worker.runner import Recordings
 from worker.serving import Runs, serve
 from worker.work import Work
 

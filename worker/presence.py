@@ -42,6 +42,10 @@ class Presence:
         self._become(state, reason)
         patiently(self.beat)
 
+    def runs_on(self, stack: str) -> None:
+        """Which packages and models it has loaded."""
+        self._about = replace(self._about, stack=stack)
+
     def prepares(self, state: WorkerState, reason: str, downloading: Download | None = None) -> None:
         """Told by whoever keeps up, so that no download waits for Redis."""
         self._become(state, reason, downloading)

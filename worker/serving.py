@@ -20,11 +20,12 @@ from core.settings import Settings, variable
 from core.storage import open_file_store
 from core.transcript import Transcript
 from core.worker_reports import WorkerReport
+from worker.attempt import Recordings
 from worker.leases import Leases, Rhythm
 from worker.patience import patiently
 from worker.presence import Presence
 from worker.reporter import Reporter
-from worker.runner import JobRunner, Limits, Recordings
+from worker.runner import JobRunner, Limits
 from worker.slots import Slot, take_slot, wanted_slot
 from worker.stopper import Stopper
 from worker.work import Work

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from core.burst import Outcome, Receipt, Reply
 from core.bursts import Burst, Bursts, Caps, OverCap
-from core.errors import JobNotFound, OurError, StoreUnavailable
+from core.errors import JobNotFound, OurError
 from core.job import Job, JobState, Stage
 from core.job_store import Beat, JobStore, Runner, Verdict
 from core.log import logger

@@ -91,7 +91,9 @@ class ModalCalls:
         try:
             return dict(self._bounded(fill.remote, timeout_s))
         except TimeoutError:
-            raise CallFailed(Why.BROKE, f"the models did not come within {timeout_s:.0f} s: run it again, it goes on where it was") from None
+            raise CallFailed(
+                Why.BROKE, f"the models did not come within {timeout_s:.0f} s: run it again, it goes on where it was"
+            ) from None
 
     @cached_property
     def _client(self) -> modal.Client:
@@ -152,7 +154,7 @@ def _failure(error: Exception) -> CallFailed:
 known = modal.exception
 MEANINGS: tuple[tuple[tuple[type[Exception], ...], Why, str], ...] = (
     ((known.NotFoundError,), Why.REFUSED, f"the app is not deployed on Modal, or an older one is: `{DEPLOY}`"),
-    ((known.AuthError, known.PermissionDeniedError), Why.REFUSED, "Modal refuses the token: make a new one (modal.com, Settings, API tokens)"),
+    ((known.AuthError, known.PermissionDeniedError), Why.REFUSED, "Modal refuses the token: make a new one (modal.com, Settings)"),
     ((known.VersionError, known.InvalidError, known.RequestSizeError), Why.REFUSED, "Modal refuses the call as it is made"),
     ((known.ResourceExhaustedError,), Why.AWAY, "Modal's quota or budget is used up: see modal.com, Settings, Usage"),
     ((known.FunctionTimeoutError,), Why.BROKE, f"the call took longer than {variable('modal_timeout_s')}"),

@@ -1,6 +1,6 @@
 """What the policy is told of the moment: the queue, this box, Modal, the money."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from time import monotonic
 
 from core.bursts import Bursts, Caps
@@ -76,7 +76,7 @@ class Moments:
 
     def _cloud(self, bridge: Bridge) -> Cloud:
         self._gauges.read()
-        calls = tuple(self._call(flight, bridge.flights) for flight in bridge.flights.values() if flight.jobs)
+        calls = tuple(self._call(flight) for flight in bridge.flights.values() if flight.jobs)
         busy = sum(call.has_started for call in calls)
         self._idle_until = [until for until in self._idle_until if until > monotonic()]
         return Cloud(
@@ -88,7 +88,7 @@ class Moments:
             is_breaker_open=bridge.breaker.is_open or (bridge.breaker.is_tried and bool(calls)),
         )
 
-    def _call(self, flight: Flight, flights: Mapping[str, Flight]) -> Call:
+    def _call(self, flight: Flight) -> Call:
         """Nobody tells when a container begins a call: it has once its upload and a cold start are over, as they were measured."""
         since_s = monotonic() - (flight.called or flight.began)
         has_started = flight.has_started or (flight.called is not None and since_s > self._gauges.cold_start_s)

@@ -14,8 +14,9 @@ from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
 from core.redis_steps import connect
 from core.transcript import Models, Notice, Run, Transcript
+from worker.attempt import Recordings
 from worker.leases import Leases, Rhythm
-from worker.runner import JobRunner, Limits, Recordings
+from worker.runner import JobRunner, Limits
 from worker.work import Transcribe, Work
 
 ME = Runner("slot", "boot")
