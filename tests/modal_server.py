@@ -112,6 +112,10 @@ class ModalServer(Wire):
         item = api_pb2.FunctionGetOutputsItem(result=call.result, idx=0, data_format=api_pb2.DATA_FORMAT_PICKLE)
         return api_pb2.FunctionGetOutputsResponse(outputs=[item], idxs=[0])
 
+    def FunctionGetCurrentStats(self, _: api_pb2.FunctionGetCurrentStatsRequest) -> api_pb2.FunctionStats:
+        waiting = [call for call in self.calls.values() if not call.runs and not call.is_cancelled.is_set()]
+        return api_pb2.FunctionStats(backlog=len(waiting), num_total_tasks=len(self.calls) - len(waiting))
+
     def FunctionCallCancel(self, request: api_pb2.FunctionCallCancelRequest) -> None:
         call = self.calls[request.function_call_id]
         call.terminates_containers = request.terminate_containers

@@ -1,8 +1,9 @@
 """Between the queue and Modal: takes jobs as the policy says, keeps their leases, commits what comes home, settles what it cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from uuid import uuid4
 
@@ -66,6 +67,7 @@ class Bridge:
             if flight.thread:
                 flight.thread.join(max(0.0, deadline - monotonic()))
         self._errands.shutdown(wait=False, cancel_futures=True)
+        self._pilot.close()
 
     def begin(self, job_ids: tuple[str, ...], *, reserve_usd: float, deadline_s: float) -> Flight | OverCap | None:
         """A call with those of the jobs that are still pending; None when none of them is."""
@@ -135,13 +137,18 @@ class Bridge:
         self._renewed = monotonic() if renew else self._renewed
 
     def _revoke(self, job: Job) -> None:
-        def revoke() -> None:
-            try:
-                self._cargo.revoke(job.id, job.attempt)
-            except OurError as error:
-                log.warning("attempt not revoked: its result is dropped when it comes", job_id=job.id, reason=str(error))
+        self._errand(partial(self._cargo.revoke, job.id, job.attempt), "attempt not revoked: its result is dropped when it comes")
 
-        self._errands.submit(revoke)
+    def _errand(self, act: Callable[[], None], otherwise: str) -> None:
+        """What a file store may take its time for, and nobody waits for."""
+
+        def run() -> None:
+            try:
+                act()
+            except (OurError, OSError) as error:
+                log.warning(otherwise, reason=str(error))
+
+        self._errands.submit(run)
 
     # Those that have ended
 
@@ -164,6 +171,7 @@ class Bridge:
             self._jobs.release(job, is_burst_failed=True)
         for job, receipt in receipts_of(landed.reply, flight.jobs) if landed.reply else ():
             self._commit_one(job, receipt, landed.keys.get(job.id))
+        self._drop(key for job_id, key in landed.keys.items() if not self._is_visible(job_id, key))
         is_lost = landed.failure is not None and landed.failure.why == Why.BROKE and flight.call_id is not None
         may_be_at_fault = is_lost or landed.recall == Recall.OVERDUE
         for job in flight.jobs.values():
@@ -181,6 +189,18 @@ class Bridge:
         else:
             is_at_fault = receipt.error is not None and receipt.error.code == OVERDUE
             self._jobs.release(job, is_burst_failed=is_at_fault or key is None)
+
+    def _is_visible(self, job_id: str, key: str) -> bool:
+        """Asked of the record: another dispatcher may have committed it."""
+        try:
+            return self._jobs.get(job_id).result_key == key
+        except JobNotFound:
+            return False
+
+    def _drop(self, keys: Iterable[str]) -> None:
+        """Transcripts that nobody will see."""
+        for key in keys:
+            self._errand(partial(self._cargo.files.delete, key), "result not deleted: it is swept when it is old")
 
     def _cost_usd(self, flight: Flight, landed: Landed) -> float | None:
         """What the container's time cost; None, what was reserved, when nobody can say. The time that a container waits for its next

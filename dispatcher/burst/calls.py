@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -17,6 +18,7 @@ from core.settings import Settings, variable
 Answer = TypeVar("Answer")
 ASK_TIMEOUT_S = 20.0  # a peer that takes connections and says nothing held the client for minutes (research: over 150 s)
 SEND_TIMEOUT_S = 60.0
+CLOSE_S = 5.0
 SLOWEST_UPLOAD = 100_000.0  # bytes per second; slower and a burst is no help
 MOST_HUNG = 8  # calls whose time is up and that have not come back
 
@@ -94,6 +96,12 @@ class ModalCalls:
             raise CallFailed(
                 Why.BROKE, f"the models did not come within {timeout_s:.0f} s: run it again, it goes on where it was"
             ) from None
+
+    def close(self) -> None:
+        """Lets go of what the client holds, if Modal was ever asked."""
+        if "_client" in self.__dict__:
+            with suppress(CallFailed, TimeoutError):
+                self._bounded(self._client.close, CLOSE_S)
 
     @cached_property
     def _client(self) -> modal.Client:

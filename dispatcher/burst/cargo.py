@@ -1,7 +1,7 @@
 """What goes out with a call, and what comes home: recordings as FLAC and transcripts in the reply, or both by the bucket."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from core.burst import REVOKED, Bundle, BundleJob, Receipt
@@ -66,11 +66,6 @@ class Cargo:
         """Ends the job in its container, alone, where there is a bucket to say it by."""
         if self.bucket is not None:
             self.files.write(claim_key(job_id, attempt), REVOKED)
-
-    def drop(self, keys: Mapping[str, str]) -> None:
-        """Transcripts that nobody will see."""
-        for key in keys.values():
-            self.files.delete(key)
 
     def _flac(self, job: Job, check: Callable[[], None]) -> bytes:
         options, most_s = job.options, job.work_s * DECODE_MARGIN + DECODE_MARGIN_S

@@ -28,6 +28,7 @@ class Modal(Protocol):
     def poll(self, call_id: str) -> Reply | None: ...
     def cancel(self, call_id: str) -> None: ...
     def waiting_calls(self) -> int: ...
+    def close(self) -> None: ...
 
 
 class Recall(StrEnum):
@@ -36,6 +37,7 @@ class Recall(StrEnum):
     NOBODY_WANTS_IT = "nobody wants it any more"
     LOCAL_IS_IDLE = "a local GPU is idle"  # only if no container has begun it
     OVERDUE = "its time is up"
+    GIVEN_UP = "another dispatcher had given it up"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ class Pilot:
         """`startup_s`: how long a call may wait for a container and its models."""
         self._modal, self._bursts, self._cargo, self._startup_s, self._poll_s = modal, bursts, cargo, startup_s, poll_s
 
+    def close(self) -> None:
+        self._modal.close()
+
     def fly(self, flight: Flight) -> None:
         try:
             unfit = () if flight.call_id else self._send(flight)
@@ -111,8 +116,7 @@ class Pilot:
         flight.called, flight.called_at, flight.sent_s = monotonic(), time(), monotonic() - begun
         flight.sent_bytes = sum(map(len, recordings.values()))
         if not self._keep_call_id(flight, flight.call_id):
-            self._end(flight.call_id)
-            raise Stopped  # settled by another leader meanwhile
+            flight.recall = Recall.GIVEN_UP  # and settled it, while this one was still sending
         log.info("burst sent", burst=flight.burst.id, call=flight.call_id, jobs=len(bundle.jobs), seconds=round(flight.sent_s, 2))
         return tuple(unfit)
 
