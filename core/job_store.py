@@ -56,7 +56,7 @@ class Backlog:
     fetching_jobs: int  # not among the queued: their recordings are not there yet
     running_jobs: int
     running_audio_s: float
-    real_time_factor: float | None  # audio seconds per second, of recent jobs; None before the first
+    real_time_factor: float | None  # audio seconds per second of one busy worker, by its recent jobs; None before the first
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ class Box:
             rates=RequestRates(self.redis),
             jobs=self.jobs,
             figures=Figures(self.redis),
+            bursts=BurstAccounts(Bursts(self.redis, self.jobs), settings),
             outbox=self.outbox,
             files=self.files,
             ffmpeg=Ffmpeg(ffmpeg),
