@@ -3,7 +3,8 @@
 -- ARGV: owner, slot, lease in ms, claim id (a retry of the same claim gets the same job), work_ms that still fits,
 --       losses that make a job suspect (it runs alone), bounds of the histogram of waits in s … → {id, attempt} or {}
 
--- The oldest job of the lane whose turn it is, its lane, and the lane's virtual time. Drops places that lead to no record.
+-- The oldest job of the lane whose turn it is, its lane, and the lane's virtual time. Drops places that lead to no record, or to
+-- one that nobody can read.
 local function next_of(priority)
   local lanes, pending, has_dropped = ns .. ':lanes:' .. priority, ns .. ':pending:' .. priority, false
   local id, lane
@@ -16,8 +17,11 @@ local function next_of(priority)
       redis.call('ZREM', pending, id)
       redis.call('ZREM', places, id)
       id, has_dropped = nil, true
+    elseif id and not pcall(deliveries_of, id) then
+      set_aside(id)
+      id = nil
     end
-    if redis.call('EXISTS', places) == 0 then redis.call('ZREM', lanes, lane[1]) end
+    if not id and redis.call('EXISTS', places) == 0 then leave(priority, lane[1]) end
   until id
   if has_dropped then recount('pending_ms:' .. priority, { pending }) end
   return id, lane[1], lane[2]
@@ -34,7 +38,8 @@ local function count_wait(priority, wait_ms)
 end
 
 local owner, slot, claim = ARGV[1], ARGV[2], ns .. ':claim:' .. ARGV[4]
-local suspect_after = tonumber(ARGV[6])
+local lease_ms, fits_ms, suspect_after = whole(3), whole(5), whole(6)
+for i = 7, #ARGV do number(i) end
 local before = redis.call('HMGET', claim, 'job', 'attempt')
 if before[1] then
   if is_held(before[1], before[2]) then return { before[1], before[2] } end
@@ -51,16 +56,17 @@ for _, priority in ipairs(PRIORITIES) do
   local id, key_id, virtual_time = next_of(priority)
   if id then
     local job = job_fields(id, 'work_ms', 'losses', 'created_at')
-    local fits = tonumber(job[1]) <= tonumber(ARGV[5]) and tonumber(job[2]) < suspect_after
+    local fits = tonumber(job[1]) <= fits_ms and tonumber(job[2]) < suspect_after
     if #held > 0 and not fits then return {} end
 
     redis.call('HSET', ns .. ':virtual_time', priority, virtual_time)
     redis.call('ZINCRBY', ns .. ':lanes:' .. priority, job[1], key_id)
     dequeue(id)
+    redis.call('ZREMRANGEBYSCORE', ns .. ':left:' .. priority, '-inf', virtual_time)
     local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
     local now = now_ms()
     redis.call('HSET', job_key(id), 'state', 'running', 'owner', owner, 'slot', slot, 'started_at', now, 'progress', 0)
-    redis.call('ZADD', ns .. ':leases', now + ARGV[3], id)
+    redis.call('ZADD', ns .. ':leases', now + lease_ms, id)
     redis.call('SADD', ns .. ':slot:' .. slot, id)
     redis.call('HINCRBY', ns .. ':totals', 'running_ms', job[1])
     redis.call('HSET', claim, 'job', id, 'attempt', attempt)
