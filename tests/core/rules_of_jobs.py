@@ -19,6 +19,7 @@ from tests.core.store_model import CANCELLED, FAILED, RUNNING, SUCCEEDED, ModelJ
 
 MAX_QUEUED, MAX_OF_KEY = 9, 6
 SLOTS, HOSTS = ("gpu0", "gpu1", "gpu2"), ("one.example", "two.example")
+ACTS = (SUCCEEDED, FAILED, CANCELLED, "retry", "release", "keep")
 SOME_SLOTS = st.lists(st.sampled_from(SLOTS), min_size=1, max_size=4)
 NOTICE = Notice(code="c", message="m")
 
@@ -208,6 +209,45 @@ class JobRules(StoreMachine):
             self.run_out("leases", job.new.id)
         if is_noticed:
             self.reclaim_expired(loses_reply=False)
+
+    @precondition(lambda self: self.takes_held())
+    @rule(which=ANY, slot=st.sampled_from(SLOTS), how=st.sampled_from(ACTS), times=st.sampled_from([1, 1, 2]), loses_reply=LOSES_REPLY)
+    def a_runner_comes_back_too_late(self, which: int, slot: str, how: str, times: int, loses_reply: bool) -> None:
+        """Its lease is over, and most often another runs its job."""
+        take = latest(self.takes_held(), which)
+        for _ in range(times):
+            if job := self.holding(take):
+                job.has_lease = False
+                self.run_out("leases", take.id)
+            self.look()
+            self.reclaim_expired(loses_reply=False)
+            self.look()
+            self.claim([slot], fits_s=900.0, loses_reply=False)
+            late, take = take, self.claims[-1][2]
+        self.act(late, how, loses_reply)
+
+    @precondition(lambda self: self.takes_held())
+    @rule(which=ANY, how=st.sampled_from(ACTS), loses_reply=LOSES_REPLY)
+    def a_job_is_cancelled_while_it_runs(self, which: int, how: str, loses_reply: bool) -> None:
+        take = latest(self.takes_held(), which)
+        self.model.cancel(self.model.jobs[take.id])
+        self.store.cancel(take.id)
+        self.look()
+        self.act(take, how, loses_reply)
+
+    def act(self, take: Job, how: str, loses_reply: bool) -> None:
+        which = len(self.claims) - 1 - [earlier for _, _, earlier in self.claims].index(take)
+        if how in (SUCCEEDED, FAILED, CANCELLED):
+            self.end(which, JobState(how), has_result=True, loses_reply=loses_reply)
+        elif how == "retry":
+            self.retry(which, loses_reply)
+        elif how == "release":
+            self.release(which, loses_reply)
+        else:
+            self.keep_product(which, Stage.ASR, loses_reply)
+
+    def takes_held(self) -> list[Job]:
+        return [take for _, _, take in self.claims if self.holding(take)]
 
     @rule(loses_reply=LOSES_REPLY)
     def reclaim_expired(self, loses_reply: bool) -> None:
