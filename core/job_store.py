@@ -287,11 +287,7 @@ class JobStore:
 
     def lead(self, holder: str, *, ttl_s: float) -> bool:
         """Whether `holder` is the one dispatcher that acts, until `ttl_s` from now."""
-        key = self._key("leader")
-        with redis_away():
-            if self._redis.set(key, holder, nx=True, px=_ms(ttl_s)):
-                return True
-            return bool(self._redis.get(key) == holder and self._redis.pexpire(key, _ms(ttl_s)))
+        return bool(self._steps.run("lead", holder, _ms(ttl_s)))
 
     def uptime_s(self) -> float:
         """How long this Redis has been up, in whole seconds."""

