@@ -60,9 +60,7 @@ class BurstAccounts:
         yield GaugeMetricFamily(
             "spillway_burst_paused", "Whether bursts pause after a failure of Modal's.", bool(outlook and outlook.is_paused)
         )  # fmt: skip
-        spent = GaugeMetricFamily(
-            "spillway_burst_spent_usd", "What bursts have cost, by this box's own ledger, in dollars.", labels=["window"]
-        )
+        spent = GaugeMetricFamily("spillway_burst_spent_usd", "What bursts have cost by our own ledger, in dollars.", labels=["window"])
         reserved = GaugeMetricFamily("spillway_burst_reserved_usd", "What calls under way may still cost, in dollars.", labels=["window"])
         for window, of in (("day", today), ("month", days)):
             spent.add_metric([window], sum(day.spent_usd for day in of))

@@ -66,9 +66,7 @@ def _queue(snapshot: Snapshot) -> Iterator[Metric]:
 def _running(backlog: Backlog) -> Iterator[Metric]:
     yield gauge("spillway_running_jobs", "Jobs that a runner holds.", backlog.running_jobs)
     yield gauge("spillway_running_audio_seconds", "Audio of the jobs that a runner holds.", backlog.running_audio_s)
-    factor = GaugeMetricFamily(
-        "spillway_real_time_factor", "Audio seconds per second of a busy worker, lately; none before its first job."
-    )
+    factor = GaugeMetricFamily("spillway_real_time_factor", "Audio seconds per second of a busy worker, lately; none before its first job.")
     if backlog.real_time_factor is not None:
         factor.add_metric([], backlog.real_time_factor)
     yield factor

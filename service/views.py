@@ -82,9 +82,7 @@ class QueueView(BaseModel):
     fetching_jobs: int = Field(description="Jobs whose source is still to be fetched; they are not among the queued ones.")
     running_jobs: int
     running_audio_s: float
-    real_time_factor: float | None = Field(
-        description="Audio seconds per second of a busy worker, lately; null before its first job."
-    )
+    real_time_factor: float | None = Field(description="Audio seconds per second of a busy worker, lately; null before its first job.")
     estimated_wait_s: float | None = Field(description="For a job sent now; null when unknown.")
     workers: list[WorkerView]
     burst: BurstView
