@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.modal_deployment import Deployment, DeployableServer, checkout_of, deploy, deployed
+from tests.modal_deployment import DeployableServer, Deployment, checkout_of, deploy, deployed
 
 CONTENTS = ("core", "worker")
 

@@ -1,8 +1,8 @@
 """The server that stands in for Modal, asked by Modal's own client: what our bridge will meet, each with the client's own exception."""
 
 import threading
-from contextlib import suppress
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import modal
