@@ -79,11 +79,6 @@ class Stack(Value):
     lock_sha256: str
     models_sha256: str
 
-    @property
-    def mark(self) -> str:
-        """Short enough for a worker's report."""
-        return f"{self.lock_sha256[:16]}/{self.models_sha256[:16]}"
-
 
 class Container(Value):
     device: str

@@ -41,7 +41,8 @@ class WorkerReport:
     downloading: Download | None = None
     host: str = ""
     pid: int = 0
-    stack: str = ""  # of packages and models, as results from elsewhere are held to it; empty until it is fit
+    lock_sha256: str = ""  # as core.burst.Stack has them, of a worker that is fit: what a burst's results are held to
+    models_sha256: str = ""
 
 
 def report_of(said: dict[str, Any], jobs_in_flight: int) -> WorkerReport:

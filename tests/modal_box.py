@@ -1,4 +1,4 @@
-"""A deployment brought to life: the files and variables that `modal deploy` sent, as the container would find them, and a process on them."""
+"""A deployment brought to life: the files and variables that `modal deploy` sent, as a container finds them, and a process on them."""
 
 import os
 import subprocess

@@ -6,7 +6,7 @@ import threading
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from aiohttp import web
@@ -57,7 +57,7 @@ class Wire:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._ports[0]}"
 
-    def __enter__(self) -> "Wire":
+    def __enter__(self) -> Self:
         self._thread.start()
         self._wait(self._start())
         return self

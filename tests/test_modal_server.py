@@ -40,6 +40,11 @@ def test_a_call_gives_what_the_function_does(server: ModalServer, client: modal.
     assert modal.FunctionCall.from_id(call.object_id, client=client).get(timeout=5)["said"] == "hello"
 
 
+def test_a_function_of_the_app_is_found_by_its_name(server: ModalServer, client: modal.Client) -> None:
+    server.remote = lambda call: {"by": call.function}
+    assert modal.Function.from_name("spillway", "fill", client=client).spawn().get(timeout=5) == {"by": "fill"}
+
+
 @pytest.mark.parametrize("bytes_sent", [7_000, 9_000, 3 * 1024**2])
 def test_what_is_too_large_for_a_message_goes_and_comes_as_a_blob(server: ModalServer, client: modal.Client, bytes_sent: int) -> None:
     server.remote = lambda call: call.args[0]["a"]

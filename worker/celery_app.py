@@ -16,7 +16,6 @@ from worker.first_models import bring_models
 from worker.patience import patiently
 from worker.presence import Presence
 from worker.serving import serve
-from worker.stack import stack_of
 
 logger = log.logger("worker")
 UNFIT_PAUSE_S = 60.0  # that a worker which is unfit stays to say why; then worker/crew.py has a fresh process look again
@@ -33,7 +32,6 @@ def fit_engine(settings: Settings, media: Recordings, presence: Presence) -> Eng
         presence.prepares(WorkerState.LOADING, "loading the models")
         begun = monotonic()
         engine = load_engine(settings)
-        presence.runs_on(stack_of(settings).mark)
     except (SpillwayError, RuntimeError, ValueError, OSError) as error:  # CTranslate2 and torch raise the last three
         presence.is_unfit(str(error), WorkerState.MODELS_MISSING if isinstance(error, ModelMissing) else WorkerState.UNFIT)
         sleep(UNFIT_PAUSE_S)

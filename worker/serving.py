@@ -27,6 +27,7 @@ from worker.presence import Presence
 from worker.reporter import Reporter
 from worker.runner import JobRunner, Limits
 from worker.slots import Slot, take_slot, wanted_slot
+from worker.stack import stack_of
 from worker.stopper import Stopper
 from worker.work import Work
 
@@ -66,7 +67,7 @@ def serve(prepare: Prepare) -> None:
 
     runner = JobRunner(engine.transcribe, leases, media=media, store=store, limits=limits, give_up=give_up)
     stopper = Stopper(runner, leases, settings.stop_grace_s)
-    presence.is_fit()
+    presence.is_fit(stack_of(settings))
     _consume(settings, me.slot, runner.work, stopper)
 
 

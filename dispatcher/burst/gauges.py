@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from core.burst import DEPLOY, Reply
+from core.burst import DEPLOY, Reply, Stack
 from core.bursts import Bursts
 from dispatcher.burst.flight import Flight
 
@@ -17,7 +17,7 @@ DEADLINE_FLOOR_S = 180.0  # … and never less than this
 
 
 class Gauges:
-    def __init__(self, bursts: Bursts, own_stacks: Callable[[], set[str]], *, timeout_s: float) -> None:
+    def __init__(self, bursts: Bursts, own_stacks: Callable[[], set[Stack]], *, timeout_s: float) -> None:
         """`own_stacks`: of the workers of this box, as they tell them. `timeout_s`: Modal's own limit of a call."""
         self._bursts, self._own_stacks, self._timeout_s = bursts, own_stacks, timeout_s
         self.cold_start_s, self.real_time_factor, self.upload_bytes_per_s = COLD_START_S, REAL_TIME_FACTOR, UPLOAD_BYTES_PER_S
@@ -49,6 +49,6 @@ class Gauges:
     def stack_fault(self, reply: Reply) -> str | None:
         """Why results of there and of here are not the same, if they are not; while no worker here has told, nobody knows."""
         own = self._own_stacks()
-        if reply.container is None or not own or reply.container.stack.mark in own:
+        if reply.container is None or not own or reply.container.stack in own:
             return None
         return f"the packages or models on Modal are not this box's: run `{DEPLOY}`, then `python -m dispatcher.burst setup`"

@@ -1,13 +1,16 @@
 """Builds what bursts need, for the dispatcher and for the command by hand."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from core.burst import Stack
 from core.bursts import Bursts
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.redis_steps import RedisClient
 from core.settings import Settings
 from core.storage import open_file_store
+from core.worker_reports import WorkerReport
 from dispatcher.burst.bridge import Bridge, Limits, Money
 from dispatcher.burst.burster import Burster
 from dispatcher.burst.calls import ModalCalls, Place
@@ -31,7 +34,7 @@ def build(settings: Settings, redis: RedisClient, jobs: JobStore) -> Parts:
     """Connects to nothing."""
     calls, bursts = ModalCalls(Place.of(settings)), Bursts(redis, jobs)
     cargo = Cargo(open_file_store(settings), Ffmpeg(settings.ffmpeg), settings.file_store)
-    gauges = Gauges(bursts, lambda: {worker.stack for worker in jobs.workers() if worker.stack}, timeout_s=settings.modal_timeout_s)
+    gauges = Gauges(bursts, lambda: stacks_of(jobs.workers()), timeout_s=settings.modal_timeout_s)
     bridge = Bridge(
         jobs,
         bursts,
@@ -47,3 +50,9 @@ def build(settings: Settings, redis: RedisClient, jobs: JobStore) -> Parts:
 def make_burster(settings: Settings, redis: RedisClient, jobs: JobStore) -> Burster:
     parts = build(settings, redis, jobs)
     return Burster(parts.bridge, parts.moments, parts.gauges, parts.bursts, poll_s=rules_of(settings).poll_s, is_on=settings.burst)
+
+
+def stacks_of(workers: Iterable[WorkerReport]) -> set[Stack]:
+    """Of those that have told theirs."""
+    told = (worker for worker in workers if worker.lock_sha256)
+    return {Stack(lock_sha256=worker.lock_sha256, models_sha256=worker.models_sha256) for worker in told}

@@ -37,7 +37,7 @@ class BurstBox:
     def __init__(self, box: Box, folder: Path, server: ModalServer) -> None:
         self.box, self.folder, self.server, self.store = box, folder, server, box.store
         self.bursts = Bursts(box.redis, box.store)
-        self.own_stacks = {STACK.mark}
+        self.own_stacks = {STACK}
         self.place = Place("spillway", None, "ak-test", "as-test")
         self.startup_s, self.ask_timeout_s, self.caps = 60.0, 5.0, Caps(1.0, 25.0)
         self._built: list[Bridge] = []

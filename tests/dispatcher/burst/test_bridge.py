@@ -403,4 +403,4 @@ def test_workers_of_this_box_that_have_said_nothing_stop_no_burst(box: BurstBox)
     box.begin(box.box.submit())
     box.until_settled()
     assert not box.bridge.breaker.is_open
-    assert STACK.mark not in box.own_stacks
+    assert STACK not in box.own_stacks
