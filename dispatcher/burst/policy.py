@@ -1,6 +1,6 @@
 """Which jobs go to the cloud now. Pure: the same view and memory give the same decision."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -8,7 +8,7 @@ from dispatcher.burst.bundles import LateJob, Plan, Planned, plan
 from dispatcher.burst.cloud_starts import containers_free_s, starts_in_s
 from dispatcher.burst.local_starts import LocalStarts
 from dispatcher.burst.price import overhead_s, reserve_dollars
-from dispatcher.burst.view import Budget, Bundle, Cloud, Decision, Memory, PendingJob, Rules, TakeBack, View
+from dispatcher.burst.view import Bundle, Decision, Memory, PendingJob, TakeBack, View
 
 LEAST_GAIN_S = 10.0  # a start that is sooner by less is not worth moving a job
 POLLS_IN_FAVOUR = 2  # before a container is brought up
@@ -19,32 +19,31 @@ MARGIN_COLD_STARTS = 0.25  # a cold start takes longer than measured by that muc
 
 
 def decide(view: View, memory: Memory) -> tuple[Decision, Memory]:
-    refusal = refusal_of(view.cloud, view.budget, view.rules)
+    refusal = refusal_of(view)
     starts, late = _part(view, may_leave=not refusal)
     containers_on = len(containers_free_s(view.cloud))
     chosen = plan(view, late, containers_on)
     memory, waiting = _weighed(view, memory, chosen, containers_on)
-    usable = plan(view, late, containers_on, most=containers_on) if waiting else chosen
-    bundles, too_dear = _affordable(view, usable)
+    usable = plan(view, late, containers_on, most=0 if _is_too_soon(view, memory) else containers_on) if waiting else chosen
+    bundles = _affordable(view, usable)
     memory = _after(view, memory, bundles)
     decision = Decision(
         bundles,
         () if bundles else _taken_back(view),
         usable.containers,
         starts | _cloud_starts(view, chosen, waiting),
-        tuple(reason for reason in (refusal, waiting, *too_dear) if reason),
+        tuple(reason for reason in (refusal, waiting, None if refusal else _too_dear(view, starts)) if reason),
     )
     return decision, memory
 
 
-def refusal_of(cloud: Cloud, budget: Budget, rules: Rules) -> str | None:
-    """Why nothing leaves, whatever waits."""
-    if cloud.is_breaker_open:
+def refusal_of(view: View) -> str | None:
+    """Why nothing can leave, as far as that is plain at a glance."""
+    if view.cloud.is_breaker_open:
         return "Modal has failed too often lately: everything waits for the local GPUs until it has been tried again"
-    left_dollars = min(budget.today_dollars, budget.month_dollars)
-    is_up = cloud.idle_containers or cloud.calls
-    if left_dollars <= (0.0 if is_up else reserve_dollars(0.0, cloud, rules, needs_container=True)):
-        return f"${max(0.0, left_dollars):.2f} are left under the caps, too little to bring up a container"
+    shortest_s = min((job.audio_s for job in view.pending), default=0.0)
+    if view.pending and _left_dollars(view) <= _least_dollars(view, shortest_s):
+        return f"${max(0.0, _left_dollars(view)):.2f} are left under the caps, too little for the shortest of the jobs"
     return None
 
 
@@ -54,7 +53,7 @@ def _part(view: View, *, may_leave: bool) -> tuple[dict[str, float], list[LateJo
     heads = 0 if view.local.real_time_factor else len(view.local.gpus)  # of an unknown speed: each GPU's next job stays in any case
     for place_in_queue, job in enumerate(view.pending):
         place = queue.place(job)
-        stays = not may_leave or job.is_local_only or job.is_suspect or place_in_queue < heads
+        stays = not may_leave or job.is_local_only or job.is_suspect or place_in_queue < heads or _is_too_dear(view, job)
         if not stays and _is_late(view, job, place.start_s):
             late.append(LateJob(job, place.start_s))
             continue
@@ -62,6 +61,15 @@ def _part(view: View, *, may_leave: bool) -> tuple[dict[str, float], list[LateJo
         if place.start_s < inf:
             starts[job.id] = place.start_s
     return starts, late
+
+
+def _is_too_dear(view: View, job: PendingJob) -> bool:
+    return _least_dollars(view, job.audio_s) > _left_dollars(view)
+
+
+def _least_dollars(view: View, audio_s: float) -> float:
+    is_up = bool(view.cloud.idle_containers or view.cloud.calls)
+    return reserve_dollars(audio_s, view.cloud, view.rules, needs_container=not is_up)
 
 
 def _is_late(view: View, job: PendingJob, local_start_s: float) -> bool:
@@ -73,6 +81,8 @@ def _is_late(view: View, job: PendingJob, local_start_s: float) -> bool:
 
 def _weighed(view: View, memory: Memory, chosen: Plan, containers_on: int) -> tuple[Memory, str | None]:
     """Whether one more container may come up now, and if not, why."""
+    if chosen.planned and _is_too_soon(view, memory):
+        return memory, f"{_late(chosen)}; the last burst began less than {START_PAUSE_S:.0f} s ago"
     if not chosen.planned or chosen.containers <= containers_on:
         return replace(memory, polls_in_favour=0), None
     margin_s = _margin_s(view)
@@ -84,9 +94,11 @@ def _weighed(view: View, memory: Memory, chosen: Plan, containers_on: int) -> tu
     memory = replace(memory, polls_in_favour=memory.polls_in_favour + 1)
     if memory.polls_in_favour < POLLS_IN_FAVOUR:
         return memory, f"{_late(chosen)}; the next look decides"
-    if not memory.is_on and memory.last_start_s is not None and view.now_s - memory.last_start_s < START_PAUSE_S:
-        return memory, f"{_late(chosen)}; the last burst began less than {START_PAUSE_S:.0f} s ago"
     return memory, None
+
+
+def _is_too_soon(view: View, memory: Memory) -> bool:
+    return not memory.is_on and memory.last_start_s is not None and view.now_s - memory.last_start_s < START_PAUSE_S
 
 
 def _is_worth_a_start(view: View, chosen: Plan) -> bool:
@@ -103,17 +115,21 @@ def _late(chosen: Plan) -> str:
     return f"{jobs} job{'s' if jobs > 1 else ''} would start too late here"
 
 
-def _affordable(view: View, chosen: Plan) -> tuple[tuple[Bundle, ...], list[str]]:
-    bundles, reasons, left = list[Bundle](), list[str](), _left_dollars(view)
+def _too_dear(view: View, starts: Mapping[str, float]) -> str | None:
+    stay = [job.id for job in view.pending if _is_too_dear(view, job) and _is_late(view, job, starts.get(job.id, inf))]
+    return (
+        f"{', '.join(stay[:5])} will be late here, but might cost more than the ${_left_dollars(view):.2f} that are left" if stay else None
+    )
+
+
+def _affordable(view: View, chosen: Plan) -> tuple[Bundle, ...]:
+    bundles, left = list[Bundle](), _left_dollars(view)
     for each in chosen.planned:
-        if each.slot.takes_now:
-            bundle = _bundle(view, each, left)
-            if bundle:
-                bundles.append(bundle)
-                left -= bundle.reserve_dollars
-            elif any(_gains(one, each) for one in each.late):
-                reasons.append(f"job {each.late[0].job.id} stays: it might cost more than the ${left:.2f} that are left under the caps")
-    return tuple(bundles), reasons
+        bundle = _bundle(view, each, left) if each.slot.takes_now else None
+        if bundle:
+            bundles.append(bundle)
+            left -= bundle.reserve_dollars
+    return tuple(bundles)
 
 
 def _bundle(view: View, each: Planned, left_dollars: float) -> Bundle | None:

@@ -67,14 +67,13 @@ class World:
 
     def _poll(self) -> None:
         self._clock.at(self._clock.now_s + self._rules.poll_s, self._poll)
-        cloud, budget = self._cloud.seen(), self._budget()
-        if self._policy is None or not (self._pending or cloud.calls):
+        if self._policy is None or not (self._pending or self._cloud.calls):
             return
-        if not cloud.calls and refusal_of(cloud, budget, self._rules):
-            return  # nothing can leave: a policy would only forecast
         jobs = tuple(map(self._job_seen, self._pending.values()))
-        decision, self._memory = self._policy(View(self._clock.now_s, jobs, self._local(), cloud, budget, self._rules), self._memory)
-        self._act(decision)
+        view = View(self._clock.now_s, jobs, self._local(), self._cloud.seen(), self._budget(), self._rules)
+        if self._cloud.calls or not refusal_of(view):  # where nothing can leave, a policy would only forecast
+            decision, self._memory = self._policy(view, self._memory)
+            self._act(decision)
 
     def _act(self, decision: Decision) -> None:
         self._cloud.wanted = decision.containers_wanted
