@@ -17,7 +17,7 @@ from core.redis_steps import connect
 from core.settings import Settings, variable
 from dispatcher.burst.moment import caps_of
 from dispatcher.burst.policy import decide
-from dispatcher.burst.prices import dearest_per_s, paid_per_s
+from dispatcher.burst.tariff import dearest_per_s, paid_per_s
 from dispatcher.burst.view import Bundle as ToSend
 from dispatcher.burst.view import Decision, Memory, View
 from dispatcher.burst.wiring import Parts, build

@@ -11,7 +11,7 @@ from core.worker_reports import WorkerReport
 from dispatcher.burst.bridge import SLOT, Bridge
 from dispatcher.burst.flight import Flight
 from dispatcher.burst.gauges import Gauges
-from dispatcher.burst.prices import dearest_per_s
+from dispatcher.burst.tariff import dearest_per_s
 from dispatcher.burst.view import Budget, Call, Cloud, Gpu, Local, PendingJob, Rules, RunningJob, View
 
 MOST_READ = 2_000  # pending jobs that a decision looks at: some containers' work for hours

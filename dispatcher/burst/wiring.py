@@ -18,7 +18,7 @@ from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Pilot
 from dispatcher.burst.gauges import Gauges
 from dispatcher.burst.moment import Moments, caps_of, rules_of
-from dispatcher.burst.prices import paid_per_s
+from dispatcher.burst.tariff import paid_per_s
 
 
 @dataclass(frozen=True)
