@@ -49,8 +49,9 @@ def transcribe(client: SpillwayClient, asked: Namespace) -> int:
         return _cancelled(client, job)
     if job.state != "succeeded":
         return _complain(f"job {job.id}: {job.error.message if job.error else job.state}")
-    _hand_over(client, job.id, asked.format, asked.output)
-    if asked.format or asked.output or not out.is_terminal:  # on a terminal they stand below the transcript
+    file = asked.output if isinstance(asked.output, Path) else None
+    _hand_over(client, job.id, asked.format, file)
+    if asked.format or file or not out.is_terminal:  # on a terminal they stand below the transcript
         for warning in job.warnings:
             err.print(f"warning: {warning.message}", highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -118,7 +119,9 @@ def _metadata(asked: Namespace) -> dict[str, Any]:
 
 
 def _options(asked: Namespace) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in OPTIONS if getattr(asked, name) is not None}
+    """A prefix in a bucket is the service's to write, a file is ours."""
+    given = {name: getattr(asked, name) for name in OPTIONS if getattr(asked, name) is not None}
+    return given | ({"output": asked.output} if isinstance(asked.output, str) else {})
 
 
 def _hand_over(client: SpillwayClient, job_id: str, form: str | None, output: Path | None) -> None:

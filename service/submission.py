@@ -14,9 +14,9 @@ from core.log import logger
 from core.partial_file import PartialFile
 from core.urls import last_segment
 from service.access import caller
-from service.callbacks import deliveries_of
 from service.collaborators import Collaborators
 from service.deletion import forget_files
+from service.owed import deliveries_of
 from service.source_requests import MEDIA_TYPE, checked_source, fields_of
 from service.uploads import Upload, receive
 from service.validation import checked_options, options_of

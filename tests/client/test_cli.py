@@ -97,6 +97,31 @@ def test_a_callback_goes_with_a_file_and_with_a_source(
         assert (owed["kind"], owed["target"]) == ("webhook", hook)
 
 
+def test_an_output_in_a_bucket_is_the_services_to_write(
+    url: str, recording: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = "gs://bucket/talks"
+    for given in (recording, "https://example.org/talk.mp3"):
+        assert main(["submit", given, "--output", prefix, "--url", url]) == 0
+        (owed,) = jobs.get(capsys.readouterr().out.strip()).deliveries
+        assert (owed["kind"], owed["target"], owed["host"]) == ("output", prefix, "bucket")
+
+
+@pytest.mark.usefixtures("runner", "url")
+def test_transcribe_prints_what_it_has_the_service_write(recording: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", recording, "--output", "gs://bucket/talks"]) == 0
+    assert "Good morning." in capsys.readouterr().out
+    assert [owed["target"] for owed in jobs.page().jobs[0].deliveries] == ["gs://bucket/talks"]
+
+
+@pytest.mark.usefixtures("url")
+def test_submit_writes_no_file_and_says_what_does(recording: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(["submit", recording, "--output", "talk.srt"])
+    assert exited.value.code == 2
+    assert "for a file use `spillway get`" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("url")
 def test_a_refusal_is_one_line_and_status_1(recording: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "talk.txt").write_text("this is no recording")
