@@ -83,7 +83,9 @@ class Settings(BaseModel):
     idempotency_ttl_s: int = Field(3 * 86400, ge=60, description="How long an Idempotency-Key is remembered, in seconds.")
 
     # Sources
-    fetches_max: int = Field(4, ge=1, le=64, description="Sources that the dispatcher fetches at once.")
+    fetches_max: int = Field(
+        4, ge=1, le=64, description="Sources that the dispatcher fetches at once, at most half of them of one API key."
+    )
     fetch_allow: tuple[str, ...] = Field(
         (), description="Host names and networks, as 10.1.0.0/16, that sources may be fetched from although they are private. Dangerous."
     )

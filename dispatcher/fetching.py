@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from core.errors import (
 )
 from core.fetches import Fetches
 from core.file_store import FileStore, fetched_key
-from core.job import Fetched, Job, JobFailure, JobState, check_duration
+from core.job import ANONYMOUS, Fetched, Job, JobFailure, JobState, check_duration
 from core.job_store import JobStore
 from core.leased import Lease
 from core.log import logger
@@ -98,7 +99,7 @@ class Fetcher:
         self._flights.settle(self._commit)
         self._flights.beat(self._beat)
         self._tidy()
-        while len(self._flights) < self._limits.most_at_once and (job := self._fetches.claim(self._lease)):
+        while len(self._flights) < self._limits.most_at_once and (job := self._claimed()):
             self._start(job)
 
     def close(self) -> None:
@@ -114,6 +115,12 @@ class Fetcher:
             landing.discard()
 
     # The loop's side
+
+    def _claimed(self) -> Job | None:
+        """Of one API key at most half of all at once, so that its slow servers do not keep the others' sources waiting."""
+        keys = Counter(flight.load.job.key_id for flight in self._flights)
+        del keys[ANONYMOUS]  # who sends without a key has nobody to share with
+        return self._fetches.claim(self._lease, under_way=keys, most_of_key=max(1, self._limits.most_at_once // 2))
 
     def _start(self, job: Job) -> None:
         landing = self._kept.pop(job.id, None) or Landing(self._files, fetched_key(job.id, job.fetch), max_bytes=self._limits.max_bytes)

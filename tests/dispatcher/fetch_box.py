@@ -11,7 +11,7 @@ import pytest
 
 from core.fetches import Fetches
 from core.file_store import FileStore
-from core.job import Job, JobOptions, NewJob, Stage
+from core.job import ANONYMOUS, Job, JobOptions, NewJob, Stage
 from core.job_store import JobStore
 from core.leased import Lease
 from core.local_file_store import LocalFileStore
@@ -54,8 +54,8 @@ class FetchBox:
         self.made.append(Fetcher(stores, self._ffmpeg, self.schemes, lease, limits=limits, pause_s=lambda _failures: pause_s))
         return self.made[-1]
 
-    def submit(self, source: str, **options: object) -> str:
-        job = NewJob(id=uuid4().hex, source=source, filename="talk.wav", options=JobOptions.model_validate(options))
+    def submit(self, source: str, *, key_id: str = ANONYMOUS, **options: object) -> str:
+        job = NewJob(id=uuid4().hex, key_id=key_id, source=source, filename="talk.wav", options=JobOptions.model_validate(options))
         return self.jobs.submit(job, max_queued=1000)[0].id
 
     def stepped(self, fetcher: Fetcher, is_so: Callable[[], object], what: str) -> None:

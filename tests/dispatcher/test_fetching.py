@@ -183,6 +183,27 @@ def test_a_step_waits_for_no_server_and_so_many_are_fetched_at_once(box: FetchBo
     assert len(server.asked) == 3
 
 
+def test_slow_sources_of_one_key_hold_up_no_other_key(box: FetchBox, server: SourceServer, dam: Dam) -> None:
+    fetcher = box.fetcher(most_at_once=4)
+    slow = [box.submit(server.url("/slow.wav"), key_id="alice") for _ in range(6)]
+    quick = box.submit(server.url(), key_id="bob")
+    assert box.settled(fetcher, quick).state == JobState.QUEUED
+    assert len(fetcher._flights) == 2
+    dam.opened.set()
+    for job_id in slow:
+        assert box.settled(fetcher, job_id).state == JobState.QUEUED
+
+
+def test_without_keys_all_places_are_one_callers(box: FetchBox, server: SourceServer, dam: Dam) -> None:
+    fetcher = box.fetcher(most_at_once=3)
+    jobs = [box.submit(server.url("/slow.wav")) for _ in range(3)]
+    fetcher.step()
+    assert len(fetcher._flights) == 3
+    dam.opened.set()
+    for job_id in jobs:
+        assert box.settled(fetcher, job_id).state == JobState.QUEUED
+
+
 def test_a_full_disk_is_waited_for(box: FetchBox, server: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dispatcher.fetching.FULL_DISK_PAUSE_S", 0.05)
     room = iter([0, 0, 0])
