@@ -14,7 +14,7 @@ from google.auth.transport.requests import Request
 from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from core.errors import ObjectRefused, StorageDenied, StorageUnavailable
+from core.errors import BucketDenied, ObjectRefused, StorageDenied, StorageUnavailable
 from core.file_store import never
 from core.gcs_errors import FOREIGN, no_bucket, translated
 from core.gcs_key import credentials_of
@@ -72,6 +72,10 @@ class CloudStorage:
             if isinstance(error, FileExistsError):
                 raise
             raise StorageUnavailable(f"Google Cloud Storage forgot the upload of {place} half-way") from error
+        except BucketDenied:
+            if replaces or not self._is_seen_to_hold(place, content):
+                raise
+            return
         if _digest(stored.crc32c) != crc32c(content):
             self.delete(place)
             raise StorageUnavailable(f"{place} arrived damaged: its checksum is another")
@@ -169,6 +173,13 @@ class CloudStorage:
         except FileNotFoundError:
             return False
         return found.size_bytes == _size(content) and found.crc32c == crc32c(content)
+
+    def _is_seen_to_hold(self, place: Place, content: IO[bytes]) -> bool:
+        """A name that is taken needs the right to delete on top of the right to create: who has the latter alone may hear of that first."""
+        try:
+            return self._holds(place, content)
+        except BucketDenied:
+            return False
 
     def _listed(self, folder: Place) -> list[Place]:
         with self._errors(folder):

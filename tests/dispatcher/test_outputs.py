@@ -82,6 +82,15 @@ def test_a_try_that_broke_half_way_is_repeated_and_what_it_wrote_is_no_error(wri
     assert {name: cloud.generation(bucket, name) for name in cloud.names(bucket)} == generations, "nothing was written anew"
 
 
+def test_an_account_that_may_create_and_read_and_not_delete_can_repeat_a_try(writing: DeliveryBox, cloud: CloudServer, bucket: str) -> None:
+    job_id = owing(writing, f"gs://{bucket}/talks")
+    for form in Format:
+        cloud.put(bucket, f"talks/{job_id}.{form}", render(TRANSCRIPT, form).encode())
+    cloud.faults = [Fault(r"POST /upload", 99, refusal(403, "box@p.iam does not have storage.objects.delete access to the object."))]
+    delivery = writing.settled(writing.deliverer(), job_id)
+    assert (delivery.state, len(delivery.attempts)) == (DeliveryState.DELIVERED, 1)
+
+
 def test_what_is_there_already_is_never_replaced(writing: DeliveryBox, cloud: CloudServer, bucket: str) -> None:
     job_id = owing(writing, f"gs://{bucket}/talks")
     cloud.put(bucket, f"talks/{job_id}.srt", b"somebody else's")

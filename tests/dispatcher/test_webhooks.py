@@ -76,6 +76,15 @@ def test_a_receiver_verifies_what_it_gets_with_the_standards_library(server: Sou
         Webhook(SECRET).verify(asked.content.replace(b"12.5", b"99.5"), asked.headers)
 
 
+def test_while_the_secret_changes_a_receiver_may_know_either(server: SourceServer) -> None:
+    new = "whsec_dGhlIG5leHQgc2VjcmV0IG9mIHRoZSBib3g="
+    WebhookSender(LOOPBACK, (new, SECRET))(owed(server.url("/hook")), lambda: None)
+    (asked,) = server.asked
+    assert len(asked.headers["webhook-signature"].split(" ")) == 2
+    for secret in (new, SECRET):
+        assert Webhook(secret).verify(asked.content, asked.headers)
+
+
 def test_a_body_that_is_not_ascii_is_signed_as_it_is_sent(server: SourceServer) -> None:
     sent(server.url("/hook"), job=an_ended_job(filename="Gespräch 日本.wav"))
     (asked,) = server.asked
