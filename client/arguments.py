@@ -30,6 +30,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "callback_url": {"help": "a URL that hears, signed, how the job ended"},
 }
 
+BY_ID = (
+    ("status", "show a job"),
+    ("get", "print a transcript"),
+    ("deliveries", "show what became of a job's webhook and output"),
+    ("cancel", "cancel a job"),
+    ("delete", "delete a job"),
+)
+
 
 def parser() -> ArgumentParser:
     root = ArgumentParser(prog="spillway", description="Speech to text by a Spillway service.", epilog=KEY)
@@ -44,7 +52,7 @@ def parser() -> ArgumentParser:
         _add_recording(command(name, help))
     _add_output(commands.choices["transcribe"], type=_file_or_prefix, help=f"write the transcript to this file; {PREFIX}")
     commands.choices["submit"].add_argument("--output", type=_prefix, metavar="gs://…", help=PREFIX)
-    for name, help in (("status", "show a job"), ("get", "print a transcript"), ("cancel", "cancel a job"), ("delete", "delete a job")):
+    for name, help in BY_ID:
         command(name, help).add_argument("id", help="the job's id")
     _add_output(commands.choices["get"], type=Path, help="write the transcript to this file")
     _add_filters(command("jobs", "list jobs, newest first"))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from client.api import DEFAULT_URL, SpillwayClient
 from client.arguments import FORMATS, OPTIONS, parser
-from client.display import LiveProgress, live_progress, show_job, show_jobs, show_queue, show_transcript
+from client.display import LiveProgress, live_progress, show_deliveries, show_job, show_jobs, show_queue, show_transcript
 from client.errors import ServiceRefused, SpillwayError
 from client.models import Job
 
@@ -82,6 +82,11 @@ def get(client: SpillwayClient, asked: Namespace) -> int:
     return 0
 
 
+def deliveries(client: SpillwayClient, asked: Namespace) -> int:
+    show_deliveries(out, client.deliveries(asked.id))
+    return 0
+
+
 def cancel(client: SpillwayClient, asked: Namespace) -> int:
     job = client.cancel(asked.id)
     _write("cancelling\n" if job.state == "running" else f"{job.state}\n")
@@ -100,7 +105,7 @@ def queue(client: SpillwayClient, asked: Namespace) -> int:  # noqa: ARG001 - al
 
 COMMANDS: dict[str, Callable[[SpillwayClient, Namespace], int]] = {
     "transcribe": transcribe, "submit": submit, "status": status, "jobs": jobs,
-    "get": get, "cancel": cancel, "delete": delete, "queue": queue,
+    "get": get, "deliveries": deliveries, "cancel": cancel, "delete": delete, "queue": queue,
 }  # fmt: skip
 
 
