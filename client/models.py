@@ -66,6 +66,30 @@ class JobPage:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    at: str
+    status: int | None  # of the receiver's answer, where there was one
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    id: str
+    kind: str  # webhook or output
+    url: str
+    state: str  # pending, delivered, failed or stopped
+    attempts: tuple[Attempt, ...]
+    next_try: str | None
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> Self:
+        known = {field.name: answer[field.name] for field in fields(cls)}
+        tries = answer["attempts"]
+        known["attempts"] = tuple(Attempt(**{field.name: attempt[field.name] for field in fields(Attempt)}) for attempt in tries)
+        return cls(**known)
+
+
+@dataclass(frozen=True)
 class Worker:
     slot: str
     fit: bool

@@ -51,6 +51,7 @@ class KeyLimits(BaseModel):
 
     requests_per_minute: int | None = Field(None, ge=0, le=MOST_PER_MINUTE)
     max_jobs: int | None = Field(None, ge=0, le=MOST_PER_KEY)
+    high_priority: bool | None = None  # None: admin keys may, others may not
 
 
 THE_SETTINGS = KeyLimits()
@@ -78,6 +79,11 @@ class KeyRecord(BaseModel):
         if self.limits.max_jobs is not None:
             return self.limits.max_jobs
         return 0 if self.scope == Scope.ADMIN else settings.max_jobs_per_key
+
+    @property
+    def goes_first(self) -> bool:
+        """Whether its jobs may stand before everybody's: a right, since a key that always took it would keep all others waiting."""
+        return self.scope == Scope.ADMIN if self.limits.high_priority is None else self.limits.high_priority
 
 
 class ApiKeys:

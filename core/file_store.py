@@ -9,8 +9,8 @@ from typing import Protocol
 from core.partial_file import PartialFile, StoredFile
 
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")  # our own names only: nothing that a client sends is a path
-PROBE_KEY = "probes/readiness"
-JOBS, UPLOADS = "jobs", "uploads"
+FOLDERS = JOBS, UPLOADS, PROBES = "jobs", "uploads", "probes"
+PROBE_KEY = f"{PROBES}/readiness"
 SPARE_BYTES = 64 * 1024**2  # room that whoever stores a recording leaves to everybody else
 
 

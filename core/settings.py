@@ -1,6 +1,5 @@
 """Every setting, read once from `SPILLWAY_*` variables into one frozen object that each process passes down."""
 
-import json
 import os
 import re
 from base64 import b64decode
@@ -12,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
+from core.gcs_key import credentials_of
 from core.gs_address import ADDRESS
 
 PREFIX = "SPILLWAY_"
@@ -83,16 +83,18 @@ class Settings(BaseModel):
     idempotency_ttl_s: int = Field(3 * 86400, ge=60, description="How long an Idempotency-Key is remembered, in seconds.")
 
     # Sources
-    fetches_max: int = Field(4, ge=1, le=64, description="Sources that the dispatcher fetches at once.")
+    fetches_max: int = Field(
+        4, ge=1, le=64, description="Sources that the dispatcher fetches at once, at most half of them of one API key."
+    )
     fetch_allow: tuple[str, ...] = Field(
         (), description="Host names and networks, as 10.1.0.0/16, that sources may be fetched from although they are private. Dangerous."
     )
 
     # Webhooks
-    webhook_secret: str | None = Field(
-        None,
+    webhook_secret: tuple[str, ...] = Field(
+        (),
         repr=False,
-        description="What webhooks are signed with, `whsec_` and base64 of 24 to 64 bytes; without one, no `callback_url`.",
+        description="What webhooks are signed with, `whsec_` and base64 of 24 to 64 bytes; two while it changes; none: no `callback_url`.",
     )
     deliveries_max: int = Field(8, ge=1, le=64, description="Webhooks and outputs that the dispatcher delivers at once.")
     callback_allow: tuple[str, ...] = Field(
@@ -166,13 +168,11 @@ class Settings(BaseModel):
     @classmethod
     def _is_a_key(cls, value: str | None) -> str | None:
         try:
-            key = None if value is None else json.loads(value)
+            value and credentials_of(value)
         except ValueError:
-            key = {}
-        if key is not None and not (isinstance(key, dict) and {"client_email", "private_key", "token_uri"} <= key.keys()):
             raise ValueError(
                 f"give a service account's key, the JSON file as Google made it, by {variable('gcs_credentials')}{FILE_SUFFIX}"
-            )
+            ) from None
         return value
 
     @field_validator("fetch_allow", "callback_allow")
@@ -185,9 +185,9 @@ class Settings(BaseModel):
 
     @field_validator("webhook_secret")
     @classmethod
-    def _can_sign(cls, secret: str | None) -> str | None:
-        if secret is None or _is_webhook_secret(secret):
-            return secret
+    def _can_sign(cls, secrets: tuple[str, ...]) -> tuple[str, ...]:
+        if all(map(_is_webhook_secret, secrets)):
+            return secrets
         raise ValueError(f"write whsec_ and the base64 of 24 to 64 random bytes, as from: {MAKE_WEBHOOK_SECRET}")
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from uuid import uuid4
 from core import wakeups
 from core.fetches import Fetches
 from core.figures import Figures
-from core.gcs import CloudStorage
+from core.gcs import CloudStorage, Patience
 from core.job_store import JobStore
 from core.leased import Lease
 from core.media import Ffmpeg
@@ -24,6 +24,7 @@ from dispatcher.guard import Guard
 from dispatcher.health import went_round
 from dispatcher.http_fetch import HttpFetch
 from dispatcher.loops import run
+from dispatcher.outputs import OutputSender
 from dispatcher.reclaim import Reclaimer
 from dispatcher.sending import Send
 from dispatcher.sweep import Sweeper
@@ -70,8 +71,11 @@ def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: st
 
 
 def make_deliverer(settings: Settings, redis: RedisClient, store: JobStore, me: str) -> Deliverer:
-    senders: dict[DeliveryKind, Send] = {}
-    if settings.webhook_secret is not None:
+    # The outbox tries again by itself, and a slow try takes a place from others.
+    storage = CloudStorage(settings.gcs_credentials, Patience(silence_s=10.0, tries_s=10.0))
+    outputs = OutputSender(open_file_store(settings).read, storage, bucket_of(settings))
+    senders: dict[DeliveryKind, Send] = {DeliveryKind.OUTPUT: outputs}
+    if settings.webhook_secret:
         guard = Guard(settings.callback_allow, variable=variable("callback_allow"), resolve_timeout_s=RESOLVE_S)
         senders[DeliveryKind.WEBHOOK] = WebhookSender(guard, settings.webhook_secret)
     return Deliverer(

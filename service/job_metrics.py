@@ -71,7 +71,9 @@ def _running(backlog: Backlog) -> Iterator[Metric]:
 
 
 def _waits(snapshot: Snapshot) -> Metric:
-    waits = HistogramMetricFamily("spillway_job_wait_seconds", "From a job's submit to its first runner.", labels=["priority"])
+    waits = HistogramMetricFamily(
+        "spillway_job_wait_seconds", "From a job's submit to its first runner, the fetch of its source included.", labels=["priority"]
+    )
     for priority, found in snapshot.waits.items():
         buckets = [(floatToGoString(bound), jobs) for bound, jobs in found.buckets]  # type: ignore[no-untyped-call]
         waits.add_metric([priority], buckets, found.sum_s)
@@ -138,7 +140,9 @@ def _dispatcher(snapshot: Snapshot) -> Iterator[Metric]:
     fetches = {outcome: f"fetches:{outcome}" for outcome in ("stored", "failed")}
     yield _totals(snapshot.totals, "spillway_fetches", "Tries to fetch a source, by how they ended.", "outcome", fetches)
     deliveries = {outcome: f"deliveries:{outcome}" for outcome in ("delivered", "retried", "failed", "stopped")}
-    yield _totals(snapshot.totals, "spillway_deliveries", "Tries to deliver a webhook, by how they ended.", "outcome", deliveries)
+    yield _totals(
+        snapshot.totals, "spillway_deliveries", "Tries to deliver a webhook or an output, by how they ended.", "outcome", deliveries
+    )
     yield gauge("spillway_outbox_deliveries", "Deliveries that are still owed.", snapshot.undelivered)
     yield gauge("spillway_outbox_oldest_seconds", "Since the job of the oldest of them ended.", snapshot.oldest_undelivered_s)
 

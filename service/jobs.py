@@ -23,7 +23,8 @@ OPTIONS = JobOptions.model_json_schema(ref_template="#/components/schemas/{model
 FILE = {"type": "string", "format": "binary", "description": "The recording, or a video with a sound track."}
 SOURCE = {"type": "string", "description": "Where the recording is, in place of `file`: https://, http:// or gs://."}
 CALLBACK = {"type": "string", "description": "https:// or http:// URL that hears, signed, how the job ended."}
-BESIDE = {"source": SOURCE, "callback_url": CALLBACK}
+OUTPUT = {"type": "string", "description": "gs:// prefix under which the transcript is written in every format once the job has succeeded."}
+BESIDE = {"source": SOURCE, "callback_url": CALLBACK, "output": OUTPUT}
 SUBMIT_BODY: dict[str, Any] = {
     "required": True,
     "content": {

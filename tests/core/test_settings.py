@@ -41,6 +41,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPILLWAY_WEBHOOK_SECRET", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("SPILLWAY_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS!"),
         ("SPILLWAY_WEBHOOK_SECRET", "whsec_c2hvcnQ="),
+        ("SPILLWAY_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw,secret"),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, value: str) -> None:
@@ -52,6 +53,14 @@ def test_a_wrong_secret_is_not_shown_either() -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_environment({"SPILLWAY_WEBHOOK_SECRET": "whsec_secret"})
     assert "whsec_secret" not in str(refused.value)
+
+
+def test_two_secrets_may_sign_while_receivers_change_over(tmp_path: Path) -> None:
+    new, old = "whsec_dGhlIG5leHQgc2VjcmV0IG9mIHRoZSBib3g=", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    (tmp_path / "secret").write_text(f"{new},\n{old}\n")
+    settings = Settings.from_environment({"SPILLWAY_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")})
+    assert settings.webhook_secret == (new, old)
+    assert "whsec" not in repr(settings)
 
 
 def test_every_setting_has_a_line_of_help() -> None:
