@@ -16,6 +16,7 @@ from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 from google.oauth2 import service_account
 
+from core.crash_points import passed
 from core.errors import ObjectRefused, SettingsError, StorageDenied, StorageUnavailable
 from core.file_store import never
 from core.gcs_errors import FOREIGN, no_bucket, translated
@@ -76,6 +77,7 @@ class CloudStorage:
         if _digest(stored.crc32c) != crc32c(content):
             self.delete(place)
             raise StorageUnavailable(f"{place} arrived damaged: its checksum is another")
+        passed("placed", place.name)
 
     def download(self, place: Place, write: Callable[[bytes], object], *, check: Callable[[], None] = never) -> None:
         """In pieces of one generation, its checksum held. Raises `ObjectRefused` when the object changes meanwhile."""
@@ -108,6 +110,7 @@ class CloudStorage:
                 self._blob(place).delete(timeout=self._timeout, retry=self._retry)
         except FileNotFoundError:
             return
+        passed("deleted", place.name)
 
     def delete_under(self, folder: Place) -> None:
         for place in self._listed(folder):

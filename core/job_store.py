@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
+from core.crash_points import passed
 from core.errors import IdempotencyConflict, JobNotFound, QueueFull, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, is_reachable, redis_away
@@ -224,7 +225,9 @@ class JobStore:
         with redis_away():
             said = {name: value for name, value in asdict(report).items() if name != "jobs_in_flight"}
             self._redis.set(self._key("worker", report.slot), json.dumps(said), px=_ms(ttl_s))
+            passed("redis", "worker")
             self._redis.sadd(self._key("workers"), report.slot)
+            passed("redis", "workers")
 
     def workers(self) -> tuple[WorkerReport, ...]:
         """Those heard of lately."""
@@ -264,9 +267,11 @@ class JobStore:
         """Whether `holder` is the one dispatcher that acts, until `ttl_s` from now."""
         key = self._key("leader")
         with redis_away():
-            if self._redis.set(key, holder, nx=True, px=_ms(ttl_s)):
-                return True
-            return bool(self._redis.get(key) == holder and self._redis.pexpire(key, _ms(ttl_s)))
+            leads = self._redis.set(key, holder, nx=True, px=_ms(ttl_s))
+            leads = leads or (self._redis.get(key) == holder and self._redis.pexpire(key, _ms(ttl_s)))
+        if leads:
+            passed("redis", "leader")
+        return bool(leads)
 
     def uptime_s(self) -> float:
         """How long this Redis has been up, in whole seconds."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
+from core.crash_points import passed
 from core.errors import StoreUnavailable
 from core.leased import Lease
 from core.log import logger
@@ -146,7 +147,9 @@ class Deliverer:
         kind = flight.delivery.owed.kind
         try:
             if kind in self._senders:
-                flight.tried = self._senders[kind](flight.delivery, flight.check)
+                tried = self._senders[kind](flight.delivery, flight.check)
+                passed("sent", kind)
+                flight.tried = tried
             else:
                 flight.tried = failed(f"this installation is not set up to deliver by {kind}: tell its operator")
         except Stopped:
