@@ -11,10 +11,12 @@ import runpy
 import signal
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 from tools.crash_orders import CrashOrders
+from tools.supervisor import Program
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 AGAIN_AFTER_S = 0.1  # a life that cannot begin must not be tried a thousand times a second
@@ -25,6 +27,12 @@ IMPORTED = {
     "dispatcher": ("dispatcher.delivering", "dispatcher.fetching", "dispatcher.gs_fetch", "dispatcher.webhooks", "kombu.transport.redis"),
 }
 BOTH = {signal.SIGTERM, signal.SIGINT}
+
+
+def killable(program: Program, orders: CrashOrders) -> Program:
+    """The same program, which dies where the orders for its name say. Its command is `python -m MODULE ARGUMENT…`."""
+    python, option, *rest = program.command
+    return replace(program, command=(python, option, "tools.crash_at", program.name, orders.folder, *rest))
 
 
 class Lives:

@@ -40,7 +40,7 @@ def refused(stack: CrashStack) -> None:
 
 
 def looked_at(stack: CrashStack) -> None:
-    assert stack.ask("GET", "/readyz").status_code == 200
+    wait_for(lambda: stack.ask("GET", "/readyz").status_code == 200, "the service to be ready")
 
 
 def fetched(stack: CrashStack) -> None:
@@ -116,7 +116,7 @@ def frozen_before_its_commit(stack: CrashStack) -> None:
     job = stack.send()["id"]
     while_frozen(lambda: stack.reaches(job, "queued"))
     _ends_with_one_result(stack, job)
-    wait_for(lambda: not (stack.files / result_key(job, 1)).exists(), "the first attempt's result to be dropped")
+    wait_for(lambda: result_key(job, 1) not in stack.stored(), "the first attempt's result to be dropped")
 
 
 def frozen_with_a_product(stack: CrashStack) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.crash import lives
 from tests.crash.lives import Life
-from tests.crash.stack import CrashStack
+from tests.crash.stack import Bucket, CrashStack
 from tools.crash_orders import Moment
 
 
@@ -55,20 +55,49 @@ DISPATCHER: Mapping[Life, Sequence[str]] = {
     lives.told_slowly: ("step:beat_deliveries",),
     lives.stopped_while_it_tells: ("step:release_delivery",),
 }
-MATRIX = {"service": SERVICE, "worker": WORKER, "dispatcher": DISPATCHER}
+# Where the files are in a bucket: what differs from a local volume.
+IN_BUCKET: Mapping[str, Mapping[Life, Sequence[str]]] = {
+    "service": {
+        lives.uploaded: ("placed:input", "kept:input"),
+        lives.looked_at: ("placed:probe",),
+        lives.repeated: ("deleted:input",),
+        lives.deleted: ("deleted:input", "deleted:product", "deleted:result"),
+    },
+    "worker": {
+        lives.uploaded: ("copied:input", "placed:product", "placed:result", "kept:result"),
+        lives.fetched: ("copied:fetched",),
+        lives.frozen_before_its_commit: ("deleted:result",),
+        lives.frozen_with_a_product: ("deleted:product",),
+    },
+    "dispatcher": {
+        lives.fetched: ("placed:fetched", "kept:fetched"),
+        lives.cancelled_once_it_was_fetched: ("deleted:fetched",),
+    },
+}
+LANES: Mapping[str, Mapping[str, Mapping[Life, Sequence[str]]]] = {
+    "service": {"service": SERVICE},
+    "worker": {"worker": WORKER},
+    "dispatcher": {"dispatcher": DISPATCHER},
+    "bucket": IN_BUCKET,
+}
 
 
 @dataclass(frozen=True)
 class Case:
+    lane: str
     life: Life
     moment: Moment
 
     def __str__(self) -> str:
-        return f"{self.moment.process}-{self.moment.point}-{self.life.__name__}"
+        return f"{self.lane}-{self.moment.process}-{self.moment.point}-{self.life.__name__}"
 
 
 CASES = tuple(
-    Case(life, Moment(process, point)) for process, all_of in MATRIX.items() for life, points in all_of.items() for point in points
+    Case(lane, life, Moment(process, point))
+    for lane, processes in LANES.items()
+    for process, all_of in processes.items()
+    for life, points in all_of.items()
+    for point in points
 )
 
 
@@ -76,7 +105,7 @@ CASES = tuple(
 class Findings:
     """`known` is what Redis still holds of jobs once all are deleted, `uncounted` the jobs that ended in no total."""
 
-    passed: set[Moment] = field(default_factory=set)
+    passed: dict[str, set[Moment]] = field(default_factory=dict)  # by lane
     faults: dict[Case, str] = field(default_factory=dict)
     orphans: dict[Case, int] = field(default_factory=dict)
     half_files: dict[Case, int] = field(default_factory=dict)
@@ -84,22 +113,27 @@ class Findings:
     uncounted: list[int] = field(default_factory=list)
 
 
-def kill_everywhere(folder: Path) -> Findings:
-    """In one stack for each process, side by side."""
+def kill_everywhere(folder: Path, bucket: Bucket) -> Findings:
+    """In one stack for each lane, side by side."""
     findings = Findings()
-    with ThreadPoolExecutor(len(MATRIX)) as together:
-        for lane in [together.submit(_kill_all, process, folder, findings) for process in MATRIX]:
-            lane.result()
+    with ThreadPoolExecutor(len(LANES)) as together:
+        stacks = {lane: CrashStack(_made(folder / lane), bucket if lane == "bucket" else None) for lane in LANES}
+        for running in [together.submit(_kill_all, lane, stack, findings) for lane, stack in stacks.items()]:
+            running.result()
     return findings
 
 
-def _kill_all(process: str, folder: Path, findings: Findings) -> None:
-    (folder / process).mkdir()
-    with CrashStack(folder / process) as stack:
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _kill_all(lane: str, stack: CrashStack, findings: Findings) -> None:
+    with stack:
         for case in CASES:
-            if case.moment.process == process:
+            if case.lane == lane:
                 _kill_at(case, stack, findings)
-        findings.passed |= stack.orders.passed()
+        findings.passed[lane] = stack.orders.passed()
         findings.uncounted.append(stack.counted("submitted") - stack.counted("succeeded", "failed", "cancelled"))
         findings.known |= stack.forget_all()
 

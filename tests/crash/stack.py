@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,14 +17,16 @@ from redis import Redis
 
 from tests.conftest import wait_for
 from tests.dispatcher.source_server import SourceServer, Visit, file
+from tests.gcs_server import CloudServer
 from tests.scripted import ScriptedStack
 from tests.worker.box import wav
+from tools.crash_at import killable
 from tools.crash_orders import Blow, CrashOrders, Moment, Strike
-from tools.supervisor import Program
 
 RECORDING = wav(1.0)
 LEASE_S = 1.5
 PATIENCE_S = 30.0
+POLL_S = 0.1  # every look costs the processes that it waits for
 SETTINGS = {
     "SPILLWAY_LEASE_S": str(LEASE_S),
     "SPILLWAY_HEARTBEAT_S": "0.5",
@@ -35,16 +37,25 @@ SETTINGS = {
     "SPILLWAY_CALLBACK_ALLOW": "127.0.0.1/32",
     "SPILLWAY_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 }
+PREFIX = "spillway"
 ENDED = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    cloud: CloudServer
+    name: str
 
 
 class CrashStack(ScriptedStack):
     """A context: inside it `orders` says who dies where, and `outside` is the web that sources and webhooks are on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bucket: Bucket | None = None) -> None:
+        """Its files are in the bucket, if there is one."""
         self.orders = CrashOrders(folder / "orders")
-        self.files = folder / "files"
-        super().__init__(folder, SETTINGS, self._killable)
+        self._files, self._bucket = folder / "files", bucket
+        place = {"SPILLWAY_FILE_STORE": f"gs://{bucket.name}/{PREFIX}"} if bucket else {}
+        super().__init__(folder, SETTINGS | place, lambda program: killable(program, self.orders))
 
     def __enter__(self) -> "CrashStack":
         self.released = threading.Event()  # lets go of what hangs outside
@@ -103,7 +114,8 @@ class CrashStack(ScriptedStack):
         return self.job(job_id)
 
     def reaches(self, job_id: str, *states: str) -> None:
-        wait_for(lambda: self.job(job_id)["state"] in states, f"job {job_id} to be {' or '.join(states)}", timeout_s=PATIENCE_S)
+        what = f"job {job_id} to be {' or '.join(states)}"
+        wait_for(lambda: self.job(job_id)["state"] in states, what, timeout_s=PATIENCE_S, every_s=POLL_S)
 
     def jobs_of(self, key: str) -> list[str]:
         page = self.ask("GET", "/v1/jobs", params={"limit": 50}).json()
@@ -167,17 +179,24 @@ class CrashStack(ScriptedStack):
 
     def comes_to_rest(self) -> None:
         try:
-            wait_for(lambda: not self.unrest(), "the queue to be empty", timeout_s=PATIENCE_S)
+            wait_for(lambda: not self.unrest(), "the queue to be empty", timeout_s=PATIENCE_S, every_s=POLL_S)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.unrest()}") from None
 
     def orphans(self) -> set[str]:
-        """Folders in the file store of jobs that there is no record of."""
-        return {path.name for path in self.files.glob("jobs/*") if not self.redis.exists(f"spillway:job:{path.name}")}
+        """Jobs of which the file store holds something, and which there is no record of."""
+        ids = {key.split("/")[1] for key in self.stored() if key.startswith("jobs/")}
+        return {job_id for job_id in ids if not self.redis.exists(f"spillway:job:{job_id}")}
+
+    def stored(self) -> set[str]:
+        """Keys of what is in the file store."""
+        if self._bucket:
+            return {name.removeprefix(f"{PREFIX}/") for name in self._bucket.cloud.names(self._bucket.name)}
+        return {str(path.relative_to(self._files)) for path in self._files.glob("jobs/**/*")}
 
     def half_files(self) -> int:
         """Left by processes that died while they wrote them: the next that starts a day later takes them away."""
-        return len(list(self.files.glob("partial/*")))
+        return len(list(self._files.glob("partial/*")))
 
     def counted(self, *names: str) -> int:
         return sum(int(value or 0) for value in self.redis.hmget("spillway:counters", names))
@@ -204,10 +223,6 @@ class CrashStack(ScriptedStack):
 
     def _strikes(self, moment: Moment) -> list[Strike]:
         return [strike for strike in self.orders.strikes() if strike.moment == moment]
-
-    def _killable(self, program: Program) -> Program:
-        python, option, *rest = program.command
-        return replace(program, command=(python, option, "tools.crash_at", program.name, self.orders.folder, *rest))
 
 
 def attempt_of(text: str) -> int:
