@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -86,6 +87,14 @@ def test_every_step_of_redis_is_killed_at() -> None:
     assert {f"step:{name}" for name in scripts} - POINTS == {point for point in BESIDE if point.startswith("step:")}
 
 
+def test_every_crash_point_in_the_code_is_killed_at() -> None:
+    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    named = [call.args for path in sources for call in ast.walk(ast.parse(path.read_text())) if _is_point(call)]
+    assert {what.value for what, _ in named} == {point.partition(":")[0] for point in POINTS}
+    whole = {":".join((what.value, str(of.value))) for what, of in named if isinstance(of, ast.Constant)}
+    assert whole - POINTS == {point for point in BESIDE if point.startswith("redis:")}
+
+
 def test_every_stage_is_killed_at() -> None:
     assert {f"stage:{stage}" for stage in Stage} - POINTS == {"stage:fetching"}  # the dispatcher's, whose every step is
 
@@ -110,6 +119,10 @@ def test_only_the_tools_can_arm_a_crash_point() -> None:
     assert [path for path in sources if "addaudithook" in path.read_text()] == []
 
 
+def _is_point(node: ast.AST) -> TypeGuard[Any]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "passed"
+
+
 def _calls(function: ast.FunctionDef) -> list[ast.Attribute]:
     return [node.func for node in ast.walk(function) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
 
@@ -120,5 +133,4 @@ def _is_redis(call: ast.Attribute) -> bool:
 
 def _points_of(function: ast.FunctionDef) -> int:
     """How many of its calls are `passed("redis", …)`."""
-    calls = [node for node in ast.walk(function) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    return sum(ast.unparse(call).startswith("passed('redis'") for call in calls)
+    return sum(call.args[0].value == "redis" for call in ast.walk(function) if _is_point(call))
