@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.crash_points import passed
 from core.errors import InvalidRequest, SettingsError, Unauthorized
 from core.redis_steps import NAMESPACE, RedisClient, redis_away
 from core.settings import FILE_SUFFIX, MOST_PER_KEY, MOST_PER_MINUTE, Settings, variable
@@ -137,6 +138,7 @@ class ApiKeys:
         revoked = record.model_copy(update={"revoked_at": time.time()})
         with redis_away():
             self._redis.hset(self._hash, key_id, revoked.model_dump_json())
+        passed("redis", "api_keys")
         return revoked
 
     def _record(self, key_id: str) -> KeyRecord | None:
@@ -155,6 +157,7 @@ class ApiKeys:
         """Once for each id, so that the first key stays revoked when the service starts again."""
         with redis_away():
             self._redis.hsetnx(self._hash, record.id, record.model_dump_json())
+        passed("redis", "api_keys")
 
     def _new_record(self, key: ApiKey, name: str, scope: Scope, limits: KeyLimits) -> KeyRecord:
         return KeyRecord(id=key.id, name=name, scope=scope, created_at=time.time(), digest=self._digest(key), limits=limits)

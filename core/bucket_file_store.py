@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 from uuid import uuid4
 
+from core.crash_points import passed
 from core.errors import DiskFull, StorageUnavailable
 from core.file_store import PROBE_KEY, checked, never
 from core.gcs import CloudStorage
@@ -56,6 +57,7 @@ class BucketFileStore:
         try:
             with full_disk_said(), copy.open("xb") as file:
                 self._storage.download(self.place(key), file.write, check=check)
+            passed("copied", key)
             yield copy
         finally:
             copy.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.crash_points import passed
 from core.job import Priority
 from core.job_store import WAIT_BOUNDS_S, Runner
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
@@ -85,6 +86,7 @@ class Figures:
         """Raises a total that no step raises."""
         with redis_away():
             self._redis.hincrby(self._key("counters"), name, by)
+        passed("redis", "counters")
 
     def report(self, runner: Runner, figures: WorkerFigures) -> None:
         """Adds what is new to the totals; safe to repeat."""

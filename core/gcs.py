@@ -14,6 +14,7 @@ from google.auth.transport.requests import Request
 from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 
+from core.crash_points import passed
 from core.errors import BucketDenied, ObjectRefused, StorageDenied, StorageUnavailable
 from core.file_store import never
 from core.gcs_errors import FOREIGN, no_bucket, translated
@@ -79,6 +80,7 @@ class CloudStorage:
         if _digest(stored.crc32c) != crc32c(content):
             self.delete(place)
             raise StorageUnavailable(f"{place} arrived damaged: its checksum is another")
+        passed("placed", place.name)
 
     def download(self, place: Place, write: Callable[[bytes], object], *, check: Callable[[], None] = never) -> None:
         """In pieces of one generation, its checksum held. Raises `ObjectRefused` when the object changes meanwhile."""
@@ -111,6 +113,7 @@ class CloudStorage:
                 self._blob(place).delete(timeout=self._timeout, retry=self._retry)
         except FileNotFoundError:
             return
+        passed("deleted", place.name)
 
     def delete_under(self, folder: Place) -> None:
         for place in self._listed(folder):

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
+from core.crash_points import passed
 from core.errors import IdempotencyConflict, JobNotFound, QueueFull, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, is_reachable, redis_away
@@ -231,7 +232,9 @@ class JobStore:
         with redis_away():
             said = {name: value for name, value in asdict(report).items() if name != "jobs_in_flight"}
             self._redis.set(self._key("worker", report.slot), json.dumps(said), px=_ms(ttl_s))
+            passed("redis", "worker")
             self._redis.sadd(self._key("workers"), report.slot)
+            passed("redis", "workers")
 
     def workers(self) -> tuple[WorkerReport, ...]:
         """Those heard of lately."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from core.crash_points import passed
 from core.errors import DiskFull
 from core.file_store import PROBE_KEY, checked, never
 from core.partial_file import PartialFile, StoredFile, prepare, written
@@ -21,13 +22,13 @@ class LocalFileStore:
         prepare(root)
 
     def start(self, key: str) -> PartialFile:
-        return PartialFile(key, self._root, partial(self._settle, self._path(key), os.replace))
+        return PartialFile(key, self._root, partial(self._settle, key, os.replace))
 
     def write(self, key: str, content: bytes) -> StoredFile:
         return written(self.start(key), content)
 
     def write_once(self, key: str, content: bytes) -> StoredFile:
-        return written(PartialFile(key, self._root, partial(self._settle, self._path(key), _link)), content)
+        return written(PartialFile(key, self._root, partial(self._settle, key, _link)), content)
 
     def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
@@ -41,9 +42,12 @@ class LocalFileStore:
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
+        passed("deleted", key)
 
     def delete_job(self, job_id: str) -> None:
-        shutil.rmtree(self._path(f"jobs/{job_id}"), ignore_errors=True)
+        folder = f"jobs/{job_id}"
+        shutil.rmtree(self._path(folder), ignore_errors=True)
+        passed("deleted", folder)
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._root).free
@@ -58,11 +62,14 @@ class LocalFileStore:
     def _path(self, key: str) -> Path:
         return self._root / checked(key)
 
-    def _settle(self, final: Path, place: Callable[[Path, Path], None], temporary: Path) -> None:
+    def _settle(self, key: str, place: Callable[[Path, Path], None], temporary: Path) -> None:
         """The bytes are synced, then the name."""
+        final = self._path(key)
         final.parent.mkdir(parents=True, exist_ok=True)
         _sync(temporary)
+        passed("synced", key)
         place(temporary, final)
+        passed("placed", key)
         for folder in final.parents:  # a file is only as durable as the names on the way to it
             _sync(folder)
             if folder == self._root:

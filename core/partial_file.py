@@ -9,6 +9,7 @@ from pathlib import Path
 from time import time
 from uuid import uuid4
 
+from core.crash_points import passed
 from core.errors import DiskFull
 
 FOLDER = "partial"  # where files grow until they are kept
@@ -32,11 +33,13 @@ class PartialFile:
         self.bytes = 0
         with full_disk_said():
             self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by keep or discard
+        passed("begun", key)
 
     def write(self, chunk: bytes) -> int:
         """Raises `DiskFull`."""
         with full_disk_said():
             self._file.write(chunk)
+        passed("written", self._key)
         self._hash.update(chunk)
         self.bytes += len(chunk)
         return len(chunk)
@@ -53,6 +56,7 @@ class PartialFile:
             self._file.close()
             self._settle(self._temporary)
         self._temporary.unlink(missing_ok=True)
+        passed("kept", self._key)
         return StoredFile(self._key, self.bytes, self._hash.hexdigest())
 
     def discard(self) -> None:
@@ -60,6 +64,7 @@ class PartialFile:
         self._temporary.unlink(missing_ok=True)
         with suppress(OSError):  # a full disk refuses the last buffered bytes once more
             self._file.close()
+        passed("discarded", self._key)
 
 
 def prepare(root: Path) -> None:

@@ -7,6 +7,7 @@ from celery.exceptions import OperationalError as CeleryOperationalError
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from core.crash_points import passed
 from core.redis_steps import RedisClient, redis_away
 
 QUEUE = "spillway-wakeups"
@@ -53,6 +54,7 @@ def wake(app: Celery, times: int = 1) -> bool:
     try:
         for _ in range(times):
             app.send_task(TASK, queue=QUEUE)
+            passed("wake-up", "sent")
     except (OperationalError, CeleryOperationalError, RedisError, OSError):
         return False
     return True

@@ -49,7 +49,7 @@ def main() -> None:
     deliverer = make_deliverer(settings, redis, store, me)
     run(
         (reclaimer.step, fetcher.step, deliverer.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
-        leads=lambda: store.lead(me, ttl_s=LEADERSHIP_S),
+        leads=lambda: store.lead(me, ttl_s=min(LEADERSHIP_S, settings.lease_s)),
         went_round=went_round,
         period_s=settings.sweep_period_s,
         stop=stop,

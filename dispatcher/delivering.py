@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from core.crash_points import passed
 from core.errors import StoreUnavailable
 from core.leased import Lease
 from core.log import logger
@@ -100,7 +101,9 @@ class Deliverer:
         try:
             if kind not in self._senders:
                 return failed(f"this installation is not set up to deliver by {kind}: tell its operator")
-            return self._senders[kind](delivery, flight.check)
+            tried = self._senders[kind](delivery, flight.check)
+            passed("sent", kind)
+            return tried
         except Stopped:
             return None
         except Exception:

@@ -92,12 +92,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], what: str, *, timeout_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, *, timeout_s: float = 20.0, every_s: float = 0.02) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:.0f} s in vain for {what}")
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def _answers(redis: Redis) -> bool:

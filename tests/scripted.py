@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from tools.supervisor import Patience, Program
 class ScriptedStack:
     """Quick leases, so that what is lost is taken back while a test waits."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str] | None = None, launched: Callable[[Program], Program] = lambda program: program
+    ) -> None:
+        """`launched` may have a program started in another way."""
         self.journal = folder / "journal"
         worker = Program("worker", (sys.executable, "-m", "tools.scripted_worker", "--journal", self.journal))
-        programs = tuple(worker if program.name == "worker" else program for program in PROGRAMS)
+        programs = tuple(launched(worker if program.name == "worker" else program) for program in PROGRAMS)
         quick = {"SPILLWAY_LEASE_S": "4", "SPILLWAY_HEARTBEAT_S": "1", "SPILLWAY_LOG_FORMAT": "json"}
         plan = Plan(folder, quick | dict(settings or {}), port=0, programs=programs, patience=Patience(quick_deaths=1_000))
         self.stack = LocalStack(plan)

@@ -53,7 +53,7 @@ class Journal:
 
 
 class ScriptedEngine:
-    """Keeps ASR as a stage product, as the engine does: a retry begins at alignment."""
+    """Passes the engine's stages and keeps ASR as a product, as it does: a retry begins after it."""
 
     def __init__(self, journal: Journal, real: Runs | None) -> None:
         self._journal, self._real = journal, real
@@ -62,10 +62,13 @@ class ScriptedEngine:
         if self._real and "script" not in work.options.metadata:
             return self._real.transcribe(work)
         script = Script.model_validate(work.options.metadata.get("script", {}))
+        work.report(Stage.VAD, 0.0)
         if Stage.ASR not in work.kept:
             self._stage(work, Stage.ASR, script)
             work.keep(Stage.ASR, PRODUCT)
+        work.report(Stage.DIARIZATION, 0.0)
         self._stage(work, Stage.ALIGNMENT, script)
+        work.report(Stage.ASSIGNMENT, 1.0)
         return _transcript(work, script.seconds)
 
     def figures(self) -> WorkerFigures:
@@ -73,6 +76,7 @@ class ScriptedEngine:
 
     def _stage(self, work: Work, stage: Stage, script: Script) -> None:
         self._journal.note(work, stage, "begin")
+        work.report(stage, 0.0)
         end = time.monotonic() + script.seconds
         while (left := end - time.monotonic()) > 0:
             work.check()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
+from core.crash_points import passed
 from core.errors import JobCancelled, LeaseLost, StoreUnavailable
 from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner, Verdict
@@ -25,7 +26,9 @@ class Held:
 
     def report(self, stage: Stage, progress: float) -> None:
         """`progress` of the whole job, 0 to 1."""
-        self.stage, self.progress = stage, progress
+        is_new, self.stage, self.progress = stage != self.stage, stage, progress
+        if is_new:
+            passed("stage", stage)
 
     def hear(self, verdict: Verdict) -> None:
         self._verdict = verdict

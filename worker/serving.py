@@ -11,6 +11,7 @@ from uuid import uuid4
 from celery.signals import worker_ready
 
 from core import log, wakeups
+from core.crash_points import passed
 from core.figures import Figures, WorkerFigures
 from core.job_store import JobStore, Runner
 from core.media import Ffmpeg
@@ -106,6 +107,7 @@ def _consume(settings: Settings, slot: str, work: Callable[[], int], stopper: St
 
     @app.task(name=wakeups.TASK)
     def wake() -> None:
+        passed("wake-up", "received")
         work()
 
     worker_ready.connect(stopper.install, weak=False)  # after Celery has installed handlers of its own
