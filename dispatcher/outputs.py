@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from core.errors import CallerError
+from core.errors import CallerError, TranscriptNotReady
+from core.job_files import read_result
 from core.outbox import Answer, Delivery, DeliveryState
 from core.render import Format, render
 from core.transcript import Transcript
@@ -23,9 +24,9 @@ class OutputSender:
         if job.result_key is None:
             return stopped("the job ended without a transcript")
         try:
-            transcript = Transcript.model_validate_json(self._read(job.result_key))
-        except FileNotFoundError:
-            return stopped("the transcript was deleted")
+            transcript = Transcript.model_validate_json(read_result(self._read, job))
+        except TranscriptNotReady as error:
+            return stopped(str(error))
         try:
             for form in Format:
                 check()

@@ -15,7 +15,6 @@ STEPS: dict[str, Callable[[JobStore, Job], object]] = {
     "fail": lambda store, job: store.fail(job, JobFailure(code="c", message="m")),
     "retry": lambda store, job: store.retry(job, JobFailure(code="c", message="m"), max_failures=1),
     "lose": lambda store, _: store.reclaim_expired(max_losses=1),
-    "delete": lambda store, job: store.delete(job.id),
 }
 
 
@@ -38,6 +37,17 @@ def test_a_cancel_that_meets_a_broken_record_changes_nothing(store: JobStore, re
     with pytest.raises(ResponseError):
         store.cancel(job.id)
     assert snapshot(redis) == before
+
+
+@pytest.mark.parametrize("fixed", ["not JSON", "{}"])
+def test_a_broken_record_can_be_deleted(store: JobStore, redis: RedisClient, fixed: str) -> None:
+    before = snapshot(redis).keys()
+    submit(store, key_id="a")
+    job = claim(store)
+    redis.hset(f"spillway:job:{job.id}", "fixed", fixed)
+    store.delete(job.id)
+    assert {key for key in snapshot(redis).keys() - before if job.id in key and ":claim:" not in key} == set()
+    assert store.backlog().running_jobs == 0
 
 
 def snapshot(redis: RedisClient) -> dict[str, object]:
