@@ -349,7 +349,7 @@ def _of_stages(fields: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _not_found(job_id: str) -> JobNotFound:
-    return JobNotFound(f"there is no job {job_id}: it never was, or it was deleted")
+    return JobNotFound(f"there is no job {job_id}: it never was, it was deleted, or its time was over")
 
 
 def _too_many(unfinished: int) -> TooManyJobs:
