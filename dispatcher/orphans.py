@@ -18,6 +18,7 @@ from core.storage import open_file_store
 SAFE_AGE_S = 24 * 3600.0
 # A signed upload waits for the job that names it. It counts from its last byte, so that how long it took does not matter.
 UPLOAD_AGE_S = 7 * 24 * 3600.0
+MOST_JOBS = 100  # without a record, that crashes may have left behind between two looks
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Orphan:
 class Found:
     orphans: list[Orphan] = field(default_factory=list)
     missing: list[Expected] = field(default_factory=list)
+    recorded: set[str] = field(default_factory=set)  # jobs that have files and a record
+
+    @property
+    def looks_like_lost_records(self) -> bool:
+        """Rather than lost files: an empty Redis, or an older copy of it, must not cost the transcripts too."""
+        jobs = {_job_id(file) for file in self.old if _job_id(file)}
+        return len(jobs) > max(MOST_JOBS, len(self.recorded))
 
     @property
     def old(self) -> list[Listed]:
@@ -48,6 +56,7 @@ def look(inventory: Inventory, files: FileStore, *, clock: Callable[[], float] =
     listed = files.listed(JOBS)
     while portion := list(islice(listed, AT_ONCE)):
         recorded = inventory.recorded({_job_id(file) for file in portion})
+        found.recorded.update(recorded)
         found.orphans.extend(Orphan(file, file.stored_at < clock() - SAFE_AGE_S) for file in portion if _job_id(file) not in recorded)
         results |= {file.key for file in portion if "/products/" not in file.key}
     found.orphans.extend(_abandoned_uploads(inventory, files, clock))

@@ -13,6 +13,7 @@ log = logger("dispatcher.tidying")
 EVERY_S = 6 * 3600.0  # a list of all files: a bucket is asked once for each thousand of them
 ASK_EVERY_S = 60.0  # whether it is time: another leader may have looked
 MOST_NAMED = 20  # in the log; the command names all
+REMEDY = "restore redis, or, if the jobs are not wanted any more: python -m dispatcher.orphans --delete"
 
 
 class Tidier:
@@ -39,7 +40,7 @@ class Tidier:
             self._files.tidy()
             self._inventory.prune_workers()
             found = look(self._inventory, self._files)
-            deleted = delete(found.old, self._inventory, self._files)
+            deleted = 0 if found.looks_like_lost_records else delete(found.old, self._inventory, self._files)
             self._inventory.tell(found.told(time()))
         except (StorageUnavailable, StoreUnavailable) as error:
             log.warning("orphans not looked for: tried again later", reason=str(error))
@@ -50,5 +51,7 @@ class Tidier:
             "looked for orphans", files=told.files, bytes=told.bytes, deleted=deleted, missing=told.missing,
             young=len(found.orphans) - told.files, seconds=round(monotonic() - began, 2), see="python -m dispatcher.orphans",
         )  # fmt: skip
+        if found.looks_like_lost_records:
+            log.error("most files belong to no job: redis has lost its records, and no file is deleted", remedy=REMEDY)
         for expected in found.missing[:MOST_NAMED]:
             log.warning("file missing", job_id=expected.job_id, key=expected.key)
