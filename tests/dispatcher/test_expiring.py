@@ -64,7 +64,7 @@ class Box:
             self.files.write(result_key(job_id, attempt), b"transcript")
             if attempt == 1:
                 self.jobs.release(job)
-        return job
+        return self.jobs.get(job_id)
 
     def ended(self, **changes: Any) -> str:
         job = self.running(**changes)
