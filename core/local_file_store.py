@@ -57,12 +57,13 @@ class LocalFileStore:
                     return
 
     def listed(self, folder: str) -> Iterator[Listed]:
-        for path, _, names in os.walk(self._path(folder)):
+        top = str(self._path(folder))
+        for path, _, names in os.walk(top):
             for name in names:
-                file = Path(path, name)
+                file = f"{path}/{name}"
                 with suppress(FileNotFoundError):
-                    found = file.stat()
-                    yield Listed(str(file.relative_to(self._root)), found.st_size, found.st_mtime)
+                    found = os.stat(file)
+                    yield Listed(folder + file[len(top) :], found.st_size, found.st_mtime)
 
     def key_of(self, address: str) -> str | None:  # noqa: ARG002 - nothing here has an address
         return None

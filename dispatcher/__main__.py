@@ -50,8 +50,8 @@ def main() -> None:
     me = uuid4().hex
     fetcher = make_fetcher(settings, redis, store, me)
     deliverer = make_deliverer(settings, redis, store, me)
-    expirer = Expirer(Retention(redis), open_file_store(settings), lifetimes_of(settings))
-    tidier = Tidier(Inventory(redis), open_file_store(settings))
+    files = open_file_store(settings)
+    expirer, tidier = Expirer(Retention(redis), files, lifetimes_of(settings)), Tidier(Inventory(redis), files)
     run(
         # a slow broker must not look like a gap to the reclaimer
         (reclaimer.step, fetcher.step, deliverer.step, expirer.step, tidier.step, sweeper.step),
