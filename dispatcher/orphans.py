@@ -37,7 +37,7 @@ class Found:
     def looks_like_lost_records(self) -> bool:
         """Rather than lost files: an empty Redis, or an older copy of it, must not cost the transcripts too."""
         jobs = {_job_id(file) for file in self.old if _job_id(file)}
-        return len(jobs) > max(MOST_JOBS, len(self.recorded))
+        return len(jobs) > len(self.recorded) and (len(jobs) > MOST_JOBS or not self.recorded)
 
     @property
     def old(self) -> list[Listed]:

@@ -160,13 +160,14 @@ def test_the_dispatcher_tells_what_it_found_and_deletes_what_is_old(local: Box, 
     local.files.delete(input_key("waits"))
     for key in LOST:
         local.files.write(key, b"x")
+    kept = input_key(local.queued("whole"))
     monkeypatch.setattr("dispatcher.orphans.SAFE_AGE_S", -60.0)
     (tmp_path / "jobs" / "empty").mkdir()
     with capture_logs() as logs:
         tidied(local, Tidier(local.inventory, local.files))
     told = local.inventory.told()
     assert told is not None
-    assert (told.files, told.missing, local.keys()) == (4, 1, set())
+    assert (told.files, told.missing, local.keys()) == (4, 1, {kept})
     looked, missing = logs
     assert (looked["event"], looked["log_level"], looked["deleted"]) == ("looked for orphans", "warning", 4)
     assert (missing["job_id"], missing["key"]) == ("waits", input_key("waits"))
