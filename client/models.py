@@ -37,6 +37,7 @@ class Job:
     created_at: str
     started_at: str | None
     finished_at: str | None
+    expires_at: str | None  # when it is deleted, its transcript with it
     duration_s: float | None  # None until its source was fetched
     source: str | None
     filename: str

@@ -40,6 +40,13 @@ class Found:
     crc32c: bytes
 
 
+@dataclass(frozen=True)
+class Stored:
+    place: Place
+    size_bytes: int
+    stored_at: float  # seconds since the epoch, by Google's clock
+
+
 class CloudStorage:
     """Everything is found out at the first use, since finding credentials may take a machine's network.
 
@@ -116,8 +123,15 @@ class CloudStorage:
         passed("deleted", place.name)
 
     def delete_under(self, folder: Place) -> None:
-        for place in self._listed(folder):
-            self.delete(place)
+        for stored in list(self.listed(folder)):
+            self.delete(stored.place)
+
+    def listed(self, folder: Place) -> Iterator[Stored]:
+        """In pages of a thousand, each asked for when it is needed."""
+        with self._errors(folder):
+            found = self._client().list_blobs(folder.bucket, prefix=f"{folder.name}/", timeout=self._timeout, retry=self._retry)
+            for blob in found:
+                yield Stored(Place(folder.bucket, blob.name), int(blob.size), blob.time_created.timestamp())
 
     def signed_url(self, place: Place, method: str, *, expires_s: float, headers: dict[str, str]) -> str:
         """V4. Raises `StorageDenied` for credentials that cannot sign."""
@@ -183,11 +197,6 @@ class CloudStorage:
             return self._holds(place, content)
         except BucketDenied:
             return False
-
-    def _listed(self, folder: Place) -> list[Place]:
-        with self._errors(folder):
-            found = self._client().list_blobs(folder.bucket, prefix=f"{folder.name}/", timeout=self._timeout, retry=self._retry)
-            return [Place(folder.bucket, blob.name) for blob in found]
 
     def _blob(self, place: Place, *, piece_bytes: int | None = PIECE_BYTES) -> Any:
         return self._client().bucket(place.bucket).blob(place.name, chunk_size=piece_bytes)

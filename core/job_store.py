@@ -192,16 +192,23 @@ class JobStore:
         verdicts = self._steps.run("beat", _ms(lease_s), int(renew), *per_job)
         return tuple(map(Verdict, verdicts))
 
-    def keep_product(self, job: Job, stage: Stage, key: str) -> bool:
+    def keep_product(self, job: Job, stage: Stage, key: str, *, sha256: str = "") -> bool:
         """Whether the attempt still held the job, and the product is now in its record."""
-        return bool(self._steps.run("keep", job.id, job.attempt, stage, key) == Verdict.HELD)
+        return bool(self._steps.run("keep", job.id, job.attempt, stage, key, sha256) == Verdict.HELD)
 
     def succeed(
-        self, job: Job, *, result_key: str, warnings: Iterable[Notice] = (), stages_s: Mapping[str, float] = NO_STAGES
+        self,
+        job: Job,
+        *,
+        result_key: str,
+        result_sha256: str = "",
+        warnings: Iterable[Notice] = (),
+        stages_s: Mapping[str, float] = NO_STAGES,
     ) -> JobState | None:
         """The state reached (a cancel that came first wins), or None when the attempt had lost the job."""
         noted = json.dumps([warning.model_dump() for warning in warnings])
-        return self._finish(job, JobState.SUCCEEDED, "result_key", result_key, "warnings", noted, stages_s=stages_s)
+        result = ("result_key", result_key, "result_sha256", result_sha256)
+        return self._finish(job, JobState.SUCCEEDED, *result, "warnings", noted, stages_s=stages_s)
 
     def fail(self, job: Job, failure: JobFailure, *, result_key: str | None = None) -> JobState | None:
         kept = ("result_key", result_key) if result_key else ()
@@ -336,15 +343,21 @@ def _job(fields: dict[str, str]) -> Job:
         created_at=_seconds(fields["created_at"]),
         started_at=_seconds(fields["started_at"]) if "started_at" in fields else None,
         finished_at=_seconds(fields["finished_at"]) if "finished_at" in fields else None,
-        products={name.removeprefix("product:"): key for name, key in fields.items() if name.startswith("product:")},
+        products=_of_stages(fields, "product:"),
+        product_sha256=_of_stages(fields, "product_sha256:"),
         result_key=fields.get("result_key"),
+        result_sha256=fields.get("result_sha256") or None,
         warnings=tuple(Notice(**notice) for notice in json.loads(fields.get("warnings", "[]"))),
         error=JobFailure.model_validate_json(fields["error"]) if "error" in fields else None,
     )
 
 
+def _of_stages(fields: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix) and value}
+
+
 def _not_found(job_id: str) -> JobNotFound:
-    return JobNotFound(f"there is no job {job_id}: it never was, or it was deleted")
+    return JobNotFound(f"there is no job {job_id}: it never was, it was deleted, or its time was over")
 
 
 def _too_many(unfinished: int) -> TooManyJobs:

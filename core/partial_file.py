@@ -73,8 +73,12 @@ def prepare(root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # another process does the same, or keeps it
-            if path.stat().st_mtime < time() - LEFT_BEHIND_S:
+            if is_left_behind(path):
                 path.unlink()
+
+
+def is_left_behind(path: Path) -> bool:
+    return path.stat().st_mtime < time() - LEFT_BEHIND_S
 
 
 def written(started: PartialFile, content: bytes) -> StoredFile:

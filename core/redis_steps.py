@@ -18,9 +18,9 @@ STEPS = (
     "submit", "claim", "beat", "keep", "finish", "cancel", "release", "retry", "reclaim_expired", "reclaim_slot", "delete",
     "claim_fetch", "beat_fetches", "fetched", "retry_fetch", "release_fetch",
     "claim_delivery", "beat_deliveries", "end_delivery", "release_delivery",
-    "burst", "burst_called", "burst_settled",
+    "burst", "burst_called", "burst_settled", "expired", "let_go",
 )  # fmt: skip
-COUNTS = ("count_worker", "unfinished", "spend", "lead")  # steps that change no job
+COUNTS = ("count_worker", "prune_workers", "unfinished", "spend", "lead")  # steps that change no job
 RedisClient = Any  # redis-py types every reply as a union with bytes; with decode_responses on it is str
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 

@@ -82,6 +82,21 @@ class Settings(BaseModel):
     )
     idempotency_ttl_s: int = Field(3 * 86400, ge=60, description="How long an Idempotency-Key is remembered, in seconds.")
 
+    # How long what belongs to a job is kept
+    keep_inputs_s: float | None = Field(
+        86400, ge=0, description="How long an ended job's recording is kept, in seconds; 0: deleted at its end; `forever`."
+    )
+    keep_products_s: float | None = Field(
+        6 * 3600,
+        ge=0,
+        description="How long what an ended job's stages have left is kept, in seconds; 0: deleted at its end; `forever`.",
+    )
+    keep_results_s: float | None = Field(
+        30 * 86400,
+        ge=0,
+        description="How long an ended job and its transcript are kept, in seconds, and until they are delivered; 0: no longer; `forever`.",
+    )
+
     # Sources
     fetches_max: int = Field(
         4, ge=1, le=64, description="Sources that the dispatcher fetches at once, at most half of them of one API key."
@@ -156,6 +171,11 @@ class Settings(BaseModel):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+
+    @field_validator("keep_inputs_s", "keep_products_s", "keep_results_s", mode="before")
+    @classmethod
+    def _or_forever(cls, value: object) -> object:
+        return None if value == "forever" else value
 
     @field_validator("file_store")
     @classmethod

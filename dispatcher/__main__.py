@@ -8,16 +8,19 @@ from core import wakeups
 from core.fetches import Fetches
 from core.figures import Figures
 from core.gcs import CloudStorage, Patience
+from core.inventory import Inventory
 from core.job_store import JobStore
 from core.leased import Lease
 from core.media import Ffmpeg
 from core.outbox import DeliveryKind, Outbox
 from core.process import begin
 from core.redis_steps import RedisClient, connect
+from core.retention import Kept, Retention
 from core.settings import Settings, variable
 from core.storage import bucket_of, open_file_store
 from dispatcher import delivering
 from dispatcher.delivering import MOST_LOSSES, Deliverer
+from dispatcher.expiring import Expirer, Lifetimes
 from dispatcher.fetching import Fetcher, Limits, Stores
 from dispatcher.gs_fetch import GsFetch
 from dispatcher.guard import Guard
@@ -28,6 +31,7 @@ from dispatcher.outputs import OutputSender
 from dispatcher.reclaim import Reclaimer
 from dispatcher.sending import Send
 from dispatcher.sweep import Sweeper
+from dispatcher.tidying import Tidier
 from dispatcher.webhooks import RESOLVE_S, WebhookSender
 
 LEADERSHIP_S = 10.0  # a standby takes over this long after the leader fell silent
@@ -47,8 +51,11 @@ def main() -> None:
     me = uuid4().hex
     fetcher = make_fetcher(settings, redis, store, me)
     deliverer = make_deliverer(settings, redis, store, me)
+    files = open_file_store(settings)
+    expirer, tidier = Expirer(Retention(redis), files, lifetimes_of(settings)), Tidier(Inventory(redis), files)
     run(
-        (reclaimer.step, fetcher.step, deliverer.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
+        # A slow broker must not look like a gap to the reclaimer.
+        (reclaimer.step, fetcher.step, deliverer.step, expirer.step, tidier.step, sweeper.step),
         leads=lambda: store.lead(me, ttl_s=min(LEADERSHIP_S, settings.lease_s)),
         went_round=went_round,
         period_s=settings.sweep_period_s,
@@ -56,6 +63,11 @@ def main() -> None:
     )
     fetcher.close()
     deliverer.close()
+    expirer.close()
+
+
+def lifetimes_of(settings: Settings) -> Lifetimes:
+    return {Kept.INPUTS: settings.keep_inputs_s, Kept.PRODUCTS: settings.keep_products_s, Kept.RESULTS: settings.keep_results_s}
 
 
 def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: str) -> Fetcher:

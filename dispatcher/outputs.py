@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from core.errors import CallerError, ObjectRefused, StorageUnavailable
+from core.errors import CallerError, ObjectRefused, StorageUnavailable, TranscriptNotReady
 from core.gcs import CloudStorage
 from core.gs_address import Place
 from core.gs_transfers import deliver_object
+from core.job_files import read_result
 from core.log import logger
 from core.outbox import Answer, Delivery, DeliveryState
 from core.render import MEDIA_TYPES, Format, render
@@ -33,9 +34,9 @@ class OutputSender:
         if key is None:
             return stopped("the job ended without a transcript")
         try:
-            transcript = Transcript.model_validate_json(self._read(key))
-        except FileNotFoundError:
-            return stopped("the transcript was deleted")
+            transcript = Transcript.model_validate_json(read_result(self._read, delivery.job))
+        except TranscriptNotReady as error:
+            return stopped(str(error))
         except StorageUnavailable as error:
             log.error("file store away: an output waits", job_id=delivery.job.id, reason=str(error))
             return failed("the transcript cannot be read at the moment: the log has the details")

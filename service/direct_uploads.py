@@ -38,7 +38,7 @@ class Upload(BaseModel):
 
 @api.post("/v1/uploads", summary="Begin an upload straight into the bucket", responses={201: Upload})
 def begin_upload(body: NewUpload) -> Response:
-    """Only where the file store is a bucket. What no job has taken is the bucket's own lifecycle's to delete."""
+    """Only where the file store is a bucket. What no job has taken is deleted after a week."""
     files = signing(given().files, instead="send the recording to POST /v1/jobs as multipart/form-data")
     most = given().settings.max_upload_bytes
     if body.bytes is not None and body.bytes > most:

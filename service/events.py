@@ -40,7 +40,7 @@ def watch_job(path: JobPath) -> Response:
         known = chain([next(changes)], changes)  # so that a job that is not there is a 404 and not a broken stream
 
         def shown(job: Job) -> JobView:
-            return Outlook(collaborators.jobs).job_view(job)
+            return Outlook(collaborators.jobs, keep_results_s=collaborators.settings.keep_results_s).job_view(job)
 
         def is_over() -> bool:
             return collaborators.is_stopping() or is_revoked(collaborators.keys, who)

@@ -10,6 +10,7 @@ from core.errors import StoreUnavailable
 from core.figures import Figures, Memory, Snapshot
 from core.job import JobState, Stage
 from core.job_store import Backlog, JobStore
+from core.retention import Kept
 from core.worker_reports import WorkerReport
 
 OUTCOMES = tuple(state.value for state in JobState if state.is_terminal)
@@ -41,6 +42,7 @@ class JobMetrics(Collector):
         yield from _batches(snapshot.totals)
         yield from _workers(workers, self._figures.memory([worker.slot for worker in workers]))
         yield from _dispatcher(snapshot)
+        yield from _retention(snapshot)
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
@@ -145,6 +147,17 @@ def _dispatcher(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield gauge("spillway_outbox_deliveries", "Deliveries that are still owed.", snapshot.undelivered)
     yield gauge("spillway_outbox_oldest_seconds", "Since the job of the oldest of them ended.", snapshot.oldest_undelivered_s)
+
+
+def _retention(snapshot: Snapshot) -> Iterator[Metric]:
+    expired = {kept.value: f"expired:{kept}" for kept in Kept}
+    yield _totals(snapshot.totals, "spillway_expired_jobs", "Jobs of which something was deleted in its time, by what.", "kept", expired)
+    yield gauge(
+        "spillway_orphan_files",
+        "Files of no job that the dispatcher's last look found, and deleted.",
+        snapshot.orphan_files,
+    )
+    yield gauge("spillway_missing_files", "Files that jobs lacked at the dispatcher's last look.", snapshot.missing_files)
 
 
 def _total(totals: Mapping[str, int], name: str, text: str, counter: str) -> Metric:

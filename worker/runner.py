@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from core.errors import (
     CallerError,
     DiskFull,
     EngineFailed,
+    InputLost,
     InvalidMedia,
     JobCancelled,
     JobNotFound,
@@ -21,6 +23,7 @@ from core.errors import (
 )
 from core.file_store import FileStore, product_key, result_key
 from core.job import Job, JobFailure, Stage
+from core.job_files import check_input, read_product
 from core.job_store import JobStore
 from core.log import logger
 from core.media import Ffmpeg
@@ -176,13 +179,13 @@ class JobRunner:
         )
 
     def _kept(self, job: Job) -> dict[Stage, bytes]:
-        """A product that is not there any more is made again."""
+        """A product that is not there any more as it was written is made again."""
         kept = {}
-        for stage, key in job.products.items():
-            try:
-                kept[Stage(stage)] = self._files.read(key)
-            except FileNotFoundError:
-                log.warning("stage product missing", job_id=job.id, stage=stage)
+        for stage in job.products:
+            if (content := read_product(self._files, job, stage)) is None:
+                log.warning("stage product missing or damaged", job_id=job.id, stage=stage)
+            else:
+                kept[Stage(stage)] = content
         return kept
 
     def _decode(self, held: Held) -> bytes:
@@ -191,17 +194,18 @@ class JobRunner:
         most_s = job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
         try:
             with self._files.local_copy(job.input_key, held.check) as path:
+                check_input(path, job, held.check)
                 audio = self._ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=held.check)
         except FileNotFoundError as error:
-            raise OurError(f"the upload of job {job.id} is not in the file store") from error
+            raise InputLost("the recording is no longer in the file store, where it was when it was accepted: send it again") from error
         if not audio:
             raise InvalidMedia("the recording holds no sound that can be decoded")
         return audio
 
     def _keep(self, held: Held, stage: Stage, content: bytes) -> None:
         key = product_key(held.job.id, held.job.attempt, stage)
-        self._files.write(key, content)
-        if not patiently(lambda: self._store.keep_product(held.job, stage, key)):
+        stored = self._files.write(key, content)
+        if not patiently(lambda: self._store.keep_product(held.job, stage, key, sha256=stored.sha256)):
             self._files.delete(key)
             raise LeaseLost(held.job.id)
 
@@ -210,9 +214,10 @@ class JobRunner:
         held.report(Stage.COMMIT, 1.0)
         held.check()
         key = result_key(job.id, job.attempt)
-        self._files.write_once(key, transcript.model_dump_json().encode())
+        stored = self._files.write_once(key, transcript.model_dump_json().encode())
         stages_s = held.stages_s | transcript.run.stages_s
-        state = patiently(lambda: self._store.succeed(job, result_key=key, warnings=transcript.warnings, stages_s=stages_s))
+        succeed = partial(self._store.succeed, job, result_key=key, result_sha256=stored.sha256)
+        state = patiently(lambda: succeed(warnings=transcript.warnings, stages_s=stages_s))
         if state is None:
             self._files.delete(key)
         return state or "lost"
@@ -229,5 +234,7 @@ def _our_failure(error: Exception, job: Job, stage: Stage | None) -> JobFailure:
         return JobFailure(
             code=error.code, message=f"The device ran out of memory in stage {at} at the smallest batch: use a smaller model."
         )
+    if isinstance(error, InputLost):
+        return JobFailure(code=error.code, message=str(error))
     code = error.code if isinstance(error, OurError) else EngineFailed.code
     return JobFailure(code=code, message=f"Something broke on our side in stage {at}; the worker's log says what, under job {job.id}.")

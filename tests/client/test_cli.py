@@ -70,7 +70,7 @@ def test_jobs_are_followed_by_their_id(recording: str, url: str, jobs: JobStore,
     assert said("cancel", job_id) == "cancelled\n"
     assert said("delete", job_id) == ""
     assert main(["status", job_id]) == 1
-    assert capsys.readouterr().err == f"spillway: there is no job {job_id}: it never was, or it was deleted\n"
+    assert capsys.readouterr().err == f"spillway: there is no job {job_id}: it never was, it was deleted, or its time was over\n"
 
 
 def test_a_url_is_sent_as_a_source(url: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]) -> None:

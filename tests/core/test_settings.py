@@ -122,3 +122,14 @@ def test_the_clients_variables_are_none_of_ours() -> None:
 def test_hosts_and_networks_may_be_allowed() -> None:
     given = {"SPILLWAY_FETCH_ALLOW": "10.1.0.0/16, fd00::/8,NAS, files.example.internal,127.0.0.1"}
     assert Settings.from_environment(given).fetch_allow == ("10.1.0.0/16", "fd00::/8", "nas", "files.example.internal", "127.0.0.1")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("3600", 3600.0), ("1e7", 1e7), ("forever", None)])
+def test_a_lifetime_is_so_many_seconds_or_for_ever(text: str, seconds: float | None) -> None:
+    assert Settings.from_environment({"SPILLWAY_KEEP_RESULTS_S": text}).keep_results_s == seconds
+
+
+@pytest.mark.parametrize("text", ["-1", "for ever", "inf", "30 days"])
+def test_another_lifetime_is_a_wrong_setting(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^SPILLWAY_KEEP_INPUTS_S is wrong: [^;]*$"):
+        Settings.from_environment({"SPILLWAY_KEEP_INPUTS_S": text})

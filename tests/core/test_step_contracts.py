@@ -31,6 +31,7 @@ class World:
     waiting: Job
     fetching: Job
     sending: Delivery
+    ended: Job
     burst: Burst
 
 
@@ -49,14 +50,14 @@ def world(redis: RedisClient) -> World:
     fetching, sending = fetches.claim(ME), outbox.claim(ME)
     assert fetching is not None
     assert sending is not None
-    return World(running, waiting[2], fetching, sending, burst)
+    return World(running, waiting[2], fetching, sending, store.get(sending.job.id), burst)
 
 
 CALLS: dict[str, Callable[[World], list[object]]] = {
     "submit": lambda _: [NEW.id, NEW.model_dump_json(), "a", "normal", 30_000, "key", "fingerprint", 60_000, 100, 100, 0],
     "claim": lambda _: ["gpu2/b", "gpu2", 60_000, "claim", 100_000, 2, "[1, 5, 15]"],
     "beat": lambda is_: [60_000, 0, is_.running.id, is_.running.attempt, "asr", 0.5],
-    "keep": lambda is_: [is_.running.id, is_.running.attempt, "asr", "key"],
+    "keep": lambda is_: [is_.running.id, is_.running.attempt, "asr", "key", "0" * 64],
     "finish": lambda is_: [is_.running.id, is_.running.attempt, "failed", '{"asr": 5}', "error", ERROR],
     "cancel": lambda is_: [is_.running.id],
     "release": lambda is_: [is_.running.id, is_.running.attempt],
@@ -77,6 +78,9 @@ CALLS: dict[str, Callable[[World], list[object]]] = {
     "unfinished": lambda _: ["a", 1],
     "spend": lambda _: ["a", 10, 60_000],
     "lead": lambda _: ["me", 5_000],
+    "expired": lambda _: ["results", 0, 10, 60_000],
+    "let_go": lambda is_: ["results", is_.ended.id],
+    "prune_workers": lambda _: [],
     "burst": lambda is_: ["b", "modal/x", "modal", 60_000, 50, 1_000, 5_000, "2026-11-22", "[1, 5]", is_.waiting.id],
     "burst_called": lambda is_: [is_.burst.id, "fc-1"],
     "burst_settled": lambda is_: [is_.burst.id, 70],
