@@ -18,6 +18,7 @@ from torch.nn import functional
 from core.errors import OutOfMemory
 from worker.engine.campplus import MIN_SAMPLES, CampPlus
 from worker.engine.checkpoints import load_pyannote
+from worker.engine.linkage import MOST_LINKED, waiting
 from worker.engine.pyannote_parts import Model, SpeakerDiarization
 from worker.engine.results import SAMPLE_RATE, SpeakerTurn, Waveform
 from worker.engine.tally import Tally
@@ -33,7 +34,7 @@ Kind = Literal["campplus", "wespeaker"]
 # at all of them (7.1 %).
 THRESHOLDS = {"wespeaker": 0.7045654963945799, "campplus": 0.75}
 MIN_DURATION_S = 0.25  # of a recording in which it is worth asking
-SHARES = {"segmentation": (0.0, 0.25), "embeddings": (0.25, 0.95)}  # of the progress bar: an estimate
+SHARES = {"segmentation": (0.0, 0.25), "embeddings": (0.25, 0.95), "clustering": (0.95, 1.0)}  # of the progress bar: an estimate
 
 
 class Diarizer:
@@ -74,6 +75,7 @@ class Diarizer:
             return ()
         file = {"waveform": torch.from_numpy(waveform)[None], "sample_rate": SAMPLE_RATE, "uri": "waveform"}
         bounds = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
+        waiting.set(partial(_report, on_progress, check, "clustering", total=1, completed=0))
         annotation = self._annotate(file, hook=partial(_report, on_progress, check), **bounds)
         on_progress(1.0)
         return _turns(annotation, len(waveform) / SAMPLE_RATE)
@@ -100,6 +102,7 @@ class OnePassDiarization(SpeakerDiarization):  # type: ignore[misc]  # pyannote 
 
     def __init__(self, segmentation: Model, embedding: Model, embed: Embed, batch_size: int) -> None:
         super().__init__(segmentation=segmentation, embedding=embedding, embedding_exclude_overlap=True)
+        self.clustering.max_num_embeddings = MOST_LINKED
         self.segmentation_batch_size = self.embedding_batch_size = batch_size
         self._embed = embed
         # Jobs take turns batch by batch, on a GPU: its memory has room for one batch (worker/engine/budget.py).
