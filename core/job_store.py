@@ -192,12 +192,10 @@ class JobStore:
         self, job: Job, *, result_key: str, warnings: Iterable[Notice] = (), stages_s: Mapping[str, float] = NO_STAGES
     ) -> JobState | None:
         """The state reached (a cancel that came first wins), or None when the attempt had lost the job."""
-        noted = json.dumps([warning.model_dump() for warning in warnings])
-        return self._finish(job, JobState.SUCCEEDED, "result_key", result_key, "warnings", noted, stages_s=stages_s)
+        return self._finish(job, JobState.SUCCEEDED, "result_key", result_key, "warnings", _noted(warnings), stages_s=stages_s)
 
-    def fail(self, job: Job, failure: JobFailure, *, result_key: str | None = None) -> JobState | None:
-        kept = ("result_key", result_key) if result_key else ()
-        return self._finish(job, JobState.FAILED, "error", failure.model_dump_json(), *kept)
+    def fail(self, job: Job, failure: JobFailure) -> JobState | None:
+        return self._finish(job, JobState.FAILED, "error", failure.model_dump_json())
 
     def end_cancelled(self, job: Job) -> JobState | None:
         return self._finish(job, JobState.CANCELLED)
@@ -206,9 +204,15 @@ class JobStore:
         """Back to its place in the queue, no loss counted; None when the attempt had lost it."""
         return _state(self._steps.run("release", job.id, job.attempt))
 
-    def retry(self, job: Job, failure: JobFailure, *, max_failures: int) -> JobState | None:
-        """Queued once more, or failed for good when it broke `max_failures` times; None when the attempt had lost it."""
-        return _state(self._steps.run("retry", job.id, job.attempt, max_failures, failure.model_dump_json()))
+    def retry(
+        self, job: Job, failure: JobFailure, *, max_failures: int, result_key: str | None = None, warnings: Iterable[Notice] = ()
+    ) -> JobState | None:
+        """Queued once more, or failed for good when it broke `max_failures` times; None when the attempt had lost it.
+
+        A job that fails for good keeps the result that there is all the same.
+        """
+        kept = ("result_key", result_key, "warnings", _noted(warnings)) if result_key else ()
+        return _state(self._steps.run("retry", job.id, job.attempt, max_failures, failure.model_dump_json(), *kept))
 
     def reclaim_expired(self, *, max_losses: int, limit: int = 100) -> dict[str, JobState]:
         """Takes back jobs whose runner fell silent for a lease: job id → the state it is in now."""
@@ -309,6 +313,10 @@ class JobStore:
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._namespace, *parts))
+
+
+def _noted(warnings: Iterable[Notice]) -> str:
+    return json.dumps([warning.model_dump() for warning in warnings])
 
 
 def _job(fields: dict[str, str]) -> Job:

@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import monotonic
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from scipy.cluster import hierarchy
 
 from core.errors import OurError
 
-Floats = NDArray[np.floating]
+Floats = NDArray[Any]  # float32 or float64
 
 AT_ONCE = 2000  # embeddings that are linked in 0.2 s: a process of its own takes 0.5 s to begin
 # Of more, pyannote links as many at random and gives the rest to the nearest cluster. It is five hours of talk, and their distances
