@@ -25,7 +25,8 @@ class ScriptedStack:
         names = ("worker", *(f"worker-{number}" for number in range(2, workers + 1)))
         others = tuple(program for program in PROGRAMS if program.name != "worker")
         programs = (*others, *(Program(name, command) for name in names))
-        quick = {"SPILLWAY_LEASE_S": "4", "SPILLWAY_HEARTBEAT_S": "1", "SPILLWAY_LOG_FORMAT": "json"}
+        # Steps of the dispatcher that are a quarter of a lease apart are an outage to it: nothing would be taken back.
+        quick = {"SPILLWAY_LEASE_S": "4", "SPILLWAY_HEARTBEAT_S": "1", "SPILLWAY_SWEEP_PERIOD_S": "0.2", "SPILLWAY_LOG_FORMAT": "json"}
         plan = Plan(folder, quick | dict(settings or {}), port=0, programs=programs, patience=Patience(quick_deaths=1_000))
         self.stack = LocalStack(plan)
         self._recording = folder / "second.wav"

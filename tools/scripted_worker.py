@@ -76,6 +76,7 @@ class ScriptedEngine:
 
     def _stage(self, work: Work, stage: Stage, script: Script) -> None:
         self._journal.note(work, stage, "begin")
+        work.report(stage, 0.0)
         end = time.monotonic() + script.seconds
         while (left := end - time.monotonic()) > 0:
             work.check()

@@ -17,6 +17,7 @@ log = logger("worker.watchdog")
 PERIOD_S = 1.0
 LONGEST_PERIOD_S = 5.0  # what a look counts at most: a process that was frozen, or kept from running, has not hung
 GIL_PATIENCE_S = 60.0  # and no less: a library that keeps the GIL keeps us from looking
+STDERR = 2  # sys.stderr is Celery's
 RECENT = 20  # jobs, of which the slowest tells the speed
 # Longer than the slowest step: on a GPU a batch of 64 windows that all loop, on the ladder of temperatures; on a CPU a batch of 16
 # with large-v2, which two slow cores hear at a tenth of real time or less, with as many jobs again before it.
@@ -100,7 +101,7 @@ class Watchdog:
     def _say(self, held: Held) -> None:
         at = {"job_id": held.job.id, "attempt": held.job.attempt, "stage": held.stage, "seconds": round(held.age_s, 1)}
         log.critical("job hangs: ending this process, its other jobs are handed back", **at, why=self._why(held))
-        faulthandler.dump_traceback()  # where each thread stands
+        faulthandler.dump_traceback(STDERR)  # where each thread stands
 
     def _end_process(self, hanging: Held) -> None:
         """Unless Redis went away just now: the next look tries again."""
@@ -112,7 +113,7 @@ class Watchdog:
         pause, last = threading.Event(), monotonic()
         while not pause.wait(PERIOD_S):
             # Of C, for the case that no thread of Python's runs any more.
-            faulthandler.dump_traceback_later(max(self._bounds.stalled_after_s, GIL_PATIENCE_S), exit=True)
+            faulthandler.dump_traceback_later(max(self._bounds.stalled_after_s, GIL_PATIENCE_S), exit=True, file=STDERR)
             now = monotonic()
             self.look(now - last)
             last = now

@@ -136,6 +136,17 @@ def test_an_unknown_format_is_refused(box: Box) -> None:
     assert box.http.get(f"/v1/jobs/{NOBODY}/transcript?format=docx").get_json()["field"] == "format"
 
 
+def test_a_job_that_failed_for_its_speakers_alone_still_gives_its_words(box: Box) -> None:
+    job_id = box.submitted(on_diarization_failure="fail")
+    for _ in range(2):
+        job = box.claim()
+        key = box.files.write(result_key(job.id, job.attempt), TRANSCRIPT.model_dump_json().encode()).key
+        box.jobs.retry(job, JobFailure(code="engine_failed", message="no speakers"), max_failures=2, result_key=key)
+    view = box.http.get(f"/v1/jobs/{job_id}").get_json()
+    assert (view["state"], view["error"]["code"]) == ("failed", "engine_failed")
+    assert box.http.get(view["transcript"]).get_json() == json.loads(TRANSCRIPT.model_dump_json())
+
+
 def test_a_transcript_that_is_not_there_yet_says_so(box: Box) -> None:
     job_id = box.submitted()
     waiting = box.http.get(f"/v1/jobs/{job_id}/transcript")
