@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ class Watched:
         assert self.go.wait(20)
         return transcript(work)
 
-    def run(self, **options: float) -> Job:
+    def run(self, **options: Any) -> Job:
         job, before = self.box.submit(**options), len(self.box.leases.in_flight())
         self.threads.append(in_thread(self.runner.work))
         wait_for(lambda: len(self.box.leases.in_flight()) > before and self.held(job).stage == Stage.ASR, "the job to run")
