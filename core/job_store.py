@@ -59,6 +59,15 @@ class Backlog:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The result of a job that failed all the same."""
+
+    key: str
+    sha256: str
+    warnings: tuple[Notice, ...]
+
+
+@dataclass(frozen=True)
 class Page:
     """Jobs, newest first, and where the next page begins; None on the last."""
 
@@ -206,13 +215,11 @@ class JobStore:
         stages_s: Mapping[str, float] = NO_STAGES,
     ) -> JobState | None:
         """The state reached (a cancel that came first wins), or None when the attempt had lost the job."""
-        noted = json.dumps([warning.model_dump() for warning in warnings])
-        result = ("result_key", result_key, "result_sha256", result_sha256)
-        return self._finish(job, JobState.SUCCEEDED, *result, "warnings", noted, stages_s=stages_s)
+        result = _result(result_key, result_sha256)
+        return self._finish(job, JobState.SUCCEEDED, *result, "warnings", _noted(warnings), stages_s=stages_s)
 
-    def fail(self, job: Job, failure: JobFailure, *, result_key: str | None = None) -> JobState | None:
-        kept = ("result_key", result_key) if result_key else ()
-        return self._finish(job, JobState.FAILED, "error", failure.model_dump_json(), *kept)
+    def fail(self, job: Job, failure: JobFailure) -> JobState | None:
+        return self._finish(job, JobState.FAILED, "error", failure.model_dump_json())
 
     def end_cancelled(self, job: Job) -> JobState | None:
         return self._finish(job, JobState.CANCELLED)
@@ -221,9 +228,13 @@ class JobStore:
         """Back to its place in the queue, no loss counted; None when the attempt had lost it."""
         return _state(self._steps.run("release", job.id, job.attempt, int(is_burst_failed)))
 
-    def retry(self, job: Job, failure: JobFailure, *, max_failures: int) -> JobState | None:
-        """Queued once more, or failed for good when it broke `max_failures` times; None when the attempt had lost it."""
-        return _state(self._steps.run("retry", job.id, job.attempt, max_failures, failure.model_dump_json()))
+    def retry(self, job: Job, failure: JobFailure, *, max_failures: int, kept: Kept | None = None) -> JobState | None:
+        """Queued once more, or failed for good when it broke `max_failures` times; None when the attempt had lost it.
+
+        A job that fails for good keeps the result that there is all the same.
+        """
+        result = (*_result(kept.key, kept.sha256), "warnings", _noted(kept.warnings)) if kept else ()
+        return _state(self._steps.run("retry", job.id, job.attempt, max_failures, failure.model_dump_json(), *result))
 
     def reclaim_expired(self, *, max_losses: int, limit: int = 100) -> dict[str, JobState]:
         """Takes back jobs whose runner fell silent for a lease: job id → the state it is in now."""
@@ -322,6 +333,14 @@ class JobStore:
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._namespace, *parts))
+
+
+def _result(key: str, sha256: str) -> tuple[str, ...]:
+    return "result_key", key, "result_sha256", sha256
+
+
+def _noted(warnings: Iterable[Notice]) -> str:
+    return json.dumps([warning.model_dump() for warning in warnings])
 
 
 def _job(fields: dict[str, str]) -> Job:

@@ -162,6 +162,13 @@ class Settings(BaseModel):
     sweep_period_s: float = Field(1, gt=0, le=2, description="How often the dispatcher looks for jobs without a wake-up, in seconds.")
     max_losses: int = Field(3, ge=1, description="Runners that a job may lose before it fails as worker_lost.")
     max_failures: int = Field(2, ge=1, description="Times that a stage may break on a job through our fault before it fails.")
+    stalled_after_s: float = Field(
+        0, ge=0, description="A job without progress for this long ends its worker process and is tried again; 0: 1800, 14400 on cpu."
+    )
+    deadline_floor_s: float = Field(3600, gt=0, description="What any job may take before it is taken for hanging, in seconds, …")
+    deadline_factor: float = Field(
+        10, ge=1, description="… and this many times what its audio takes at the speed that the worker's last jobs had."
+    )
     stop_grace_s: float = Field(25, ge=0, description="How long a stopping worker lets nearly finished jobs finish, in seconds.")
 
     # Modal

@@ -28,6 +28,7 @@ from worker.reporter import Reporter
 from worker.runner import JobRunner, Limits, Recordings
 from worker.slots import Slot, take_slot, wanted_slot
 from worker.stopper import Stopper
+from worker.watchdog import Bounds, Watchdog
 from worker.work import Work
 
 logger = log.logger("worker")
@@ -66,6 +67,7 @@ def serve(prepare: Prepare) -> None:
 
     runner = JobRunner(engine.transcribe, leases, media=media, store=store, limits=limits, give_up=give_up)
     stopper = Stopper(runner, leases, settings.stop_grace_s)
+    Watchdog(leases, runner, Bounds.of(settings), end=lambda: os._exit(BROKEN)).start()
     presence.is_fit()
     _consume(settings, me.slot, runner.work, stopper)
 
