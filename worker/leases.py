@@ -94,12 +94,15 @@ class Leases:
             held.hear(verdict)
 
     def _keep_beating(self) -> None:
-        renewed = 0.0
+        renewed, is_away = 0.0, False
         while not self._stop.wait(self._rhythm.news_s):
             due = monotonic() - renewed >= self._rhythm.heartbeat_s
             try:
                 self.beat(renew=due)
                 renewed = monotonic() if due else renewed
                 self._on_news()
+                is_away = False
             except StoreUnavailable as error:
-                log.warning("redis away", reason=str(error))
+                if not is_away:  # said once: an outage may last for hours
+                    log.warning("redis away", reason=str(error))
+                is_away = True
