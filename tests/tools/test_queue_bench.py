@@ -19,9 +19,9 @@ def test_the_bench_of_the_queue_measures_ours_beside_a_plain_one() -> None:
         for row in (line.split("│") for line in done.stdout.splitlines())
         if len(row) == 6
     }
-    assert all(float(ratio) > 0 for _, _, ratio in [cells["jobs through the worker, per second"]])
+    assert float(cells["jobs through the worker, per second"][2]) > 0
     assert cells["kill -9 of the busy worker: jobs left of 16"][0] == "0"
-    assert cells["changes that no event told of"][0] == "0 of 10"
+    assert cells["ends that no event told of"][0] == "0 of 5"
     assert cells["answers that refused"][0] == "0"
     measured = [name for name in cells if name.endswith("p50 / p95 / p99")]
     assert len(measured) == 7

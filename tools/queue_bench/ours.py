@@ -164,6 +164,7 @@ async def _together(clients: Clients, count: int, seconds: float) -> None:
 def _note(measured: Measured, clients: Clients, changes: dict[Change, float], claims_s: Sequence[float]) -> None:
     seen = clients.seen
     events_s = [told - changes[change] for change, told in seen.told_at.items() if change in changes]
+    ends = [change for change in changes if change[1] == "succeeded"]  # a start may be told together with its end
     measured.times_s |= {"submit, under the load": seen.submits_s, "poll": seen.polls_s, "claim": claims_s, "change to event": events_s}
-    measured.counts["changes that no event told of"] = f"{len(changes) - len(events_s)} of {len(changes)}"
+    measured.counts["ends that no event told of"] = f"{sum(end not in seen.told_at for end in ends)} of {len(ends)}"
     measured.counts["answers that refused"] = json.dumps(seen.refused) if seen.refused else "0"

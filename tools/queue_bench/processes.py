@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ATTACH_S = 1.0  # that strace takes
+SETTLE_S = 5.0  # until wake-ups that found nothing left to do have been heard as well
+IDLE_S = 5.0
 
 
 def family(pid: int) -> list[int]:
@@ -46,19 +48,19 @@ def fsyncs_per_job(processes: Mapping[str, Sequence[int]], run: Callable[[], obj
     """In all and by process, without what the same processes do meanwhile anyway."""
     if not shutil.which("strace"):
         return "(needs strace)"
-    idle_s = 4.0
-    idle, _ = _counted(processes, lambda: time.sleep(idle_s))
+    time.sleep(SETTLE_S)
+    idle, idle_s = _counted(processes, lambda: time.sleep(IDLE_S))
     busy, busy_s = _counted(processes, lambda: [run() for _ in range(jobs)])
     each = {name: (busy[name] - idle[name] * busy_s / idle_s) / jobs for name in processes}
     return f"{sum(each.values()):.1f} ({', '.join(f'{name} {count:.1f}' for name, count in each.items())})"
 
 
 def _counted(processes: Mapping[str, Sequence[int]], act: Callable[[], object]) -> tuple[dict[str, int], float]:
-    """Fsyncs by name, and the seconds that `act` took."""
+    """Fsyncs by name, and the seconds that they were counted for."""
     with tempfile.TemporaryDirectory() as folder:
+        begun = time.monotonic()
         tracers = [_tracer(pids, Path(folder, name)) for name, pids in processes.items()]
         time.sleep(ATTACH_S)
-        begun = time.monotonic()
         act()
         seconds = time.monotonic() - begun
         for tracer in tracers:
