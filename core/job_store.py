@@ -7,10 +7,12 @@ from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
+from redis.exceptions import ResponseError
+
 from core.crash_points import passed
-from core.errors import IdempotencyConflict, JobNotFound, QueueFull, TooManyJobs
+from core.errors import IdempotencyConflict, JobNotFound, QueueFull, StoreUnavailable, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
-from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, is_reachable, redis_away
+from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 from core.transcript import Notice
 from core.worker_reports import WorkerReport, report_of
 
@@ -297,8 +299,13 @@ class JobStore:
         with redis_away():
             return float(self._redis.info("server")["uptime_in_seconds"])
 
-    def is_reachable(self) -> bool:
-        return is_reachable(self._redis)
+    def fault(self) -> str | None:
+        """Why no job can be written down, None when it can: a Redis that is full or cannot save answers, but takes no writes."""
+        try:
+            self._steps.run("probe")
+        except StoreUnavailable as error:
+            return "Redis takes no writes" if isinstance(error.__cause__, ResponseError) else "Redis does not answer"
+        return None
 
     def _finish(self, job: Job, state: JobState, *fields: str, stages_s: Mapping[str, float] = NO_STAGES) -> JobState | None:
         stages_ms = json.dumps({stage: _ms(seconds) for stage, seconds in stages_s.items()})

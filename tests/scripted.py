@@ -26,8 +26,10 @@ class ScriptedStack:
         workers: int = 1,
         real: bool = False,
         launched: Callable[[Program], Program] = lambda program: program,
+        redis_url: str | None = None,
     ) -> None:
-        """`real`: jobs without a script are transcribed. `launched` may have a program started in another way."""
+        """`real`: jobs without a script are transcribed. `launched` may have a program started in another way. `redis_url`: a Redis
+        that the test itself starts, stops and stands in the way of."""
         self.journal = folder / "journal"
         command = (sys.executable, "-m", "tools.scripted_worker", "--journal", self.journal, *(["--real"] if real else []))
         names = ("worker", *(f"worker-{number}" for number in range(2, workers + 1)))
@@ -35,10 +37,12 @@ class ScriptedStack:
         programs = tuple(map(launched, (*others, *(Program(name, command) for name in names))))
         # Steps of the dispatcher that are a quarter of a lease apart are an outage to it: nothing would be taken back.
         quick = {"SPILLWAY_LEASE_S": "4", "SPILLWAY_HEARTBEAT_S": "1", "SPILLWAY_SWEEP_PERIOD_S": "0.2", "SPILLWAY_LOG_FORMAT": "json"}
-        plan = Plan(folder, quick | dict(settings or {}), port=0, programs=programs, patience=Patience(quick_deaths=1_000))
+        plan = Plan(
+            folder, quick | dict(settings or {}), port=0, programs=programs, patience=Patience(quick_deaths=1_000), redis_url=redis_url
+        )
         self.stack = LocalStack(plan)
-        self._recording = folder / "second.wav"
-        self._recording.write_bytes(wav(1.0))
+        self.recording = folder / "second.wav"
+        self.recording.write_bytes(wav(1.0))
 
     def __enter__(self) -> "ScriptedStack":
         self.stack.__enter__()
@@ -51,7 +55,7 @@ class ScriptedStack:
 
     def submit(self, script: Mapping[str, Any] | None = None, **options: Any) -> Job:
         metadata = {} if script is None else {"script": dict(script)}
-        return self.client.submit(self._recording, metadata=metadata, **options)
+        return self.client.submit(self.recording, metadata=metadata, **options)
 
     def stages(self, job: Job) -> list[tuple[int, str, str]]:
         """What the stages wrote of it themselves: attempt, stage, event."""

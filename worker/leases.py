@@ -128,5 +128,6 @@ class Leases:
                 self._on_news()
                 self.is_redis_away = False
             except StoreUnavailable as error:
+                if not self.is_redis_away:  # said once: an outage may last for hours
+                    log.warning("redis away", reason=str(error))
                 self.is_redis_away = True
-                log.warning("redis away", reason=str(error))

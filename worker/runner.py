@@ -70,6 +70,7 @@ class JobRunner:
         self._claiming = threading.Lock()
         self._broken: set[str] = set()
         self._resume_at = 0.0
+        self._tries = 0
 
     def work(self) -> int:
         """Runs jobs until none is pending that fits beside those in flight; how many it ran."""
@@ -77,6 +78,10 @@ class JobRunner:
         while self._run_one():
             ran += 1
         return ran
+
+    def tries(self) -> int | None:
+        """How often it has tried to claim; None while it has jobs, or claims none for a while."""
+        return None if self._leases.in_flight() or not self._may_claim() else self._tries
 
     def stop_claiming(self) -> None:
         self._stopping.set()
@@ -106,6 +111,7 @@ class JobRunner:
 
     def _run_one(self) -> bool:
         # Claim and hold as one, or two threads would each see room for what only fits once.
+        self._tries += 1
         with self._claiming:
             job = self._claim() if self._may_claim() else None
             if job is None:

@@ -21,6 +21,8 @@ from core.settings import Settings, variable
 from core.storage import open_file_store
 from core.transcript import Transcript
 from core.worker_reports import WorkerReport
+from worker.consumer import WakeUpConsumer
+from worker.hearing import Hearing
 from worker.leases import Leases, Rhythm
 from worker.patience import patiently
 from worker.presence import Presence
@@ -51,7 +53,8 @@ def serve(prepare: Prepare) -> None:
     threading.excepthook = _end_process
     slot = _slot(settings)
     me = Runner(slot.name, uuid4().hex)
-    store = JobStore(connect(settings.redis_url))
+    redis = connect(settings.redis_url)
+    store = JobStore(redis)
     _take_back(store, me, settings)
     presence = Presence(store, _about(settings, me, store), heartbeat_s=settings.heartbeat_s)
     leases = Leases(store, me, Rhythm(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s), presence.keep_up)
@@ -69,6 +72,8 @@ def serve(prepare: Prepare) -> None:
     stopper = Stopper(runner, leases, settings.stop_grace_s)
     Watchdog(leases, runner, Bounds.of(settings), end=lambda: os._exit(BROKEN)).start()
     presence.is_fit()
+    hearing = Hearing(runner.tries, lambda: store.backlog().queued_jobs > 0 and wakeups.waiting(redis) > 0, give_up)
+    hearing.start(period_s=settings.sweep_period_s)
     _consume(settings, me.slot, runner.work, stopper)
 
 
@@ -115,4 +120,5 @@ def _consume(settings: Settings, slot: str, work: Callable[[], int], stopper: St
     worker_ready.connect(stopper.install, weak=False)  # after Celery has installed handlers of its own
     options: dict[str, Any] = {"without_gossip": True, "without_mingle": True, "quiet": True, "loglevel": "WARNING"}
     concurrency = settings.max_jobs_in_flight
-    app.Worker(pool="threads", concurrency=concurrency, queues=[wakeups.QUEUE], hostname=f"{slot}@spillway", **options).start()
+    options |= {"consumer_cls": WakeUpConsumer, "hostname": f"{slot}@spillway"}
+    app.Worker(pool="threads", concurrency=concurrency, queues=[wakeups.QUEUE], **options).start()

@@ -237,7 +237,7 @@ class JobRules(StoreMachine):
     def act(self, take: Job, how: str, loses_reply: bool) -> None:
         which = len(self.claims) - 1 - [earlier for _, _, earlier in self.claims].index(take)
         if how in (SUCCEEDED, FAILED, CANCELLED):
-            self.end(which, JobState(how), has_result=True, loses_reply=loses_reply)
+            self.end(which, JobState(how), loses_reply=loses_reply)
         elif how == "retry":
             self.retry(which, loses_reply)
         elif how == "release":

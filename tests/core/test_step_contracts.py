@@ -77,6 +77,7 @@ CALLS: dict[str, Callable[[World], list[object]]] = {
     "count_worker": lambda _: ["gpu0", "boot", 60_000, 1, 2, "batches", 5],
     "unfinished": lambda _: ["a", 1],
     "spend": lambda _: ["a", 10, 60_000],
+    "probe": lambda _: [],
     "lead": lambda _: ["me", 5_000],
     "expired": lambda _: ["results", 0, 10, 60_000],
     "let_go": lambda is_: ["results", is_.ended.id],
