@@ -32,7 +32,9 @@ class BundleJob(Value):
     options: JobOptions
     duration_s: float  # of the file
     input_key: str = ""  # empty when the recording comes beside the bundle
+    input_sha256: str = ""
     products: dict[str, str] = Field(default_factory=dict)  # stage → key in the file store, of earlier attempts
+    product_sha256: dict[str, str] = Field(default_factory=dict)
 
     @property
     def work_s(self) -> float:
@@ -69,6 +71,7 @@ class Receipt(Value):
     warnings: tuple[Notice, ...] = ()
     stages_s: dict[str, float] = Field(default_factory=dict)
     products: dict[str, str] = Field(default_factory=dict)  # stage → key, of this attempt
+    product_sha256: dict[str, str] = Field(default_factory=dict)
     seconds: float = 0.0  # it took, beside the others of its bundle
     gpu_s: float = 0.0  # its share of the bundle's time, by audio: all shares together are that time
 

@@ -6,6 +6,7 @@ one write, so that what happened is told by the stages themselves and not by the
 """
 
 import argparse
+import ctypes
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from core.job import Stage
 from core.settings import Settings
 from core.transcript import Models, Run, Segment, Transcript
 from worker.attempt import Recordings
+from worker.celery_app import fit_engine
 from worker.presence import Presence
 from worker.serving import Runs, serve
 from worker.work import Work
@@ -36,6 +38,7 @@ class Script(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float = 0.0  # of each stage
+    hold_s: float = 0.0  # that `stage` keeps the GIL, as a library may
     then: Literal["end", "segfault", "exit", "hang", "out_of_memory", "break"] = "end"
     stage: Literal["asr", "alignment"] = "asr"
     times: int = 1_000_000
@@ -53,7 +56,7 @@ class Journal:
 
 
 class ScriptedEngine:
-    """Keeps ASR as a stage product, as the engine does: a retry begins at alignment."""
+    """Passes the engine's stages and keeps ASR as a product, as it does: a retry begins after it."""
 
     def __init__(self, journal: Journal, real: Runs | None) -> None:
         self._journal, self._real = journal, real
@@ -62,10 +65,13 @@ class ScriptedEngine:
         if self._real and "script" not in work.options.metadata:
             return self._real.transcribe(work)
         script = Script.model_validate(work.options.metadata.get("script", {}))
+        work.report(Stage.VAD, 0.0)
         if Stage.ASR not in work.kept:
             self._stage(work, Stage.ASR, script)
             work.keep(Stage.ASR, PRODUCT)
+        work.report(Stage.DIARIZATION, 0.0)
         self._stage(work, Stage.ALIGNMENT, script)
+        work.report(Stage.ASSIGNMENT, 1.0)
         return _transcript(work, script.seconds)
 
     def figures(self) -> WorkerFigures:
@@ -73,20 +79,25 @@ class ScriptedEngine:
 
     def _stage(self, work: Work, stage: Stage, script: Script) -> None:
         self._journal.note(work, stage, "begin")
+        work.report(stage, 0.0)
         end = time.monotonic() + script.seconds
         while (left := end - time.monotonic()) > 0:
             work.check()
             work.report(stage, 1 - left / script.seconds)
             time.sleep(min(STEP_S, left))
         work.check()
+        if script.stage == stage and script.hold_s:
+            _hold_the_gil(script.hold_s)
         if script.stage == stage and work.attempt <= script.times:
             ENDINGS[script.then]()
         self._journal.note(work, stage, "end")
 
 
-def _segfault() -> None:
-    import ctypes
+def _hold_the_gil(seconds: float) -> None:
+    ctypes.PyDLL(None).usleep(round(seconds * 1e6))
 
+
+def _segfault() -> None:
     ctypes.string_at(0)
 
 
@@ -135,15 +146,9 @@ def main() -> None:
     journal = Journal(given.journal)
 
     def prepare(settings: Settings, media: Recordings, presence: Presence) -> Runs:
-        return ScriptedEngine(journal, _real_engine(settings, media, presence) if given.real else None)
+        return ScriptedEngine(journal, fit_engine(settings, media, presence) if given.real else None)
 
     serve(prepare)
-
-
-def _real_engine(settings: Settings, media: Recordings, presence: Presence) -> Runs:
-    from worker.celery_app import fit_engine  # brings the ML stack, 9 s that the other jobs need not wait for
-
-    return fit_engine(settings, media, presence)
 
 
 if __name__ == "__main__":

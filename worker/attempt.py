@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from core.errors import CallerError, EngineFailed, InvalidMedia, OurError, OutOfMemory
+from core.errors import CallerError, EngineFailed, InputLost, InvalidMedia, OurError, OutOfMemory
 from core.file_store import FileStore
 from core.job import JobFailure, JobOptions, Stage
+from core.job_files import check_input, read_product
 from core.log import logger
 from core.media import Ffmpeg
+from core.transcript import Transcript
+from worker.work import DIARIZATION_FAILED
 
 log = logger("worker.attempt")
 DECODED = 0.05  # share of a job's progress that decoding is worth
@@ -38,17 +41,22 @@ class Attempted(Protocol):
     @property
     def input_key(self) -> str: ...
     @property
+    def input_sha256(self) -> str: ...
+    @property
     def products(self) -> Mapping[str, str]: ...
+    @property
+    def product_sha256(self) -> Mapping[str, str]: ...
 
 
 def decoded(job: Attempted, media: Recordings, check: Callable[[], None]) -> bytes:
-    """The clip out of the stored recording. Raises `InvalidMedia`, and whatever `check` does."""
+    """The clip out of the stored recording. Raises `InvalidMedia`, `InputLost`, and whatever `check` does."""
     options = job.options
     try:
         with media.files.local_copy(job.input_key, check) as path:
+            check_input(path, job, check)
             audio = media.ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=_most_s(job), check=check)
     except FileNotFoundError as error:
-        raise OurError(f"the upload of job {job.id} is not in the file store") from error
+        raise InputLost("the recording is no longer in the file store, where it was when it was accepted: send it again") from error
     return _sound(audio)
 
 
@@ -58,14 +66,23 @@ def decoded_clip(job: Attempted, path: Path, ffmpeg: Ffmpeg, check: Callable[[],
 
 
 def kept(job: Attempted, files: FileStore) -> dict[Stage, bytes]:
-    """A product that is not there any more is made again."""
+    """A product that is not there any more as it was written is made again."""
     found = {}
-    for stage, key in job.products.items():
-        try:
-            found[Stage(stage)] = files.read(key)
-        except FileNotFoundError:
-            log.warning("stage product missing", job_id=job.id, stage=stage)
+    for stage in job.products:
+        if (content := read_product(files, job, stage)) is None:
+            log.warning("stage product missing or damaged", job_id=job.id, stage=stage)
+        else:
+            found[Stage(stage)] = content
     return found
+
+
+def without_speakers(job: Attempted, transcript: Transcript) -> JobFailure | None:
+    """What a job fails with whose client wants speakers or no success, when they could not be told; its words are there all the same."""
+    is_lacking = any(warning.code == DIARIZATION_FAILED for warning in transcript.warnings)
+    if job.options.on_diarization_failure != "fail" or not is_lacking:
+        return None
+    message = f"The speakers could not be told apart, as the worker's log says under job {job.id}; the transcript has the words."
+    return JobFailure(code=EngineFailed.code, message=message)
 
 
 def callers_failure(error: CallerError) -> JobFailure:
@@ -79,6 +96,8 @@ def our_failure(error: Exception, job_id: str, stage: Stage | None) -> JobFailur
         return JobFailure(
             code=error.code, message=f"The device ran out of memory in stage {at} at the smallest batch: use a smaller model."
         )
+    if isinstance(error, InputLost):
+        return JobFailure(code=error.code, message=str(error))
     code = error.code if isinstance(error, OurError) else EngineFailed.code
     return JobFailure(code=code, message=f"Something broke on our side in stage {at}; the worker's log says what, under job {job_id}.")
 

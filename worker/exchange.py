@@ -17,6 +17,7 @@ from core.file_store import claim_key, product_key, result_key
 from core.job import Stage
 from core.log import logger
 from core.media import Ffmpeg
+from core.partial_file import StoredFile
 from core.transcript import Transcript
 from worker.attempt import Recordings, decoded, decoded_clip, kept
 
@@ -39,8 +40,8 @@ class Exchange(Protocol):
 
     def kept(self, job: BundleJob) -> dict[Stage, bytes]: ...
 
-    def keep(self, job: BundleJob, stage: Stage, content: bytes) -> str | None:
-        """The product's key, where it is kept."""
+    def keep(self, job: BundleJob, stage: Stage, content: bytes) -> StoredFile | None:
+        """The product as it is kept, where it is."""
 
     def finish(self, job: BundleJob, transcript: Transcript) -> dict[str, Any]:
         """What the receipt says of the result."""
@@ -80,8 +81,8 @@ class BucketExchange:
     def kept(self, job: BundleJob) -> dict[Stage, bytes]:
         return kept(job, self.media.files)
 
-    def keep(self, job: BundleJob, stage: Stage, content: bytes) -> str | None:
-        return self.media.files.write(product_key(job.id, job.attempt, stage), content).key
+    def keep(self, job: BundleJob, stage: Stage, content: bytes) -> StoredFile | None:
+        return self.media.files.write(product_key(job.id, job.attempt, stage), content)
 
     def finish(self, job: BundleJob, transcript: Transcript) -> dict[str, Any]:
         """Of two runs of one call the first to write has made the result, whichever ends first."""
@@ -123,7 +124,7 @@ class CallExchange:
     def kept(self, job: BundleJob) -> dict[Stage, bytes]:  # noqa: ARG002 - products stay where the file store is
         return {}
 
-    def keep(self, job: BundleJob, stage: Stage, content: bytes) -> str | None: ...
+    def keep(self, job: BundleJob, stage: Stage, content: bytes) -> StoredFile | None: ...
 
     def finish(self, job: BundleJob, transcript: Transcript) -> dict[str, Any]:  # noqa: ARG002 - as the other's
         content = _json(transcript)

@@ -1,7 +1,7 @@
 """Runs a bundle of jobs away from the box: no Redis, no leases; what becomes of each job goes home in its receipt."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -11,8 +11,9 @@ from core.burst import BundleJob, Outcome, Receipt
 from core.errors import CallerError, DiskFull, LeaseLost, Overdue, StorageUnavailable
 from core.job import JobFailure, Stage
 from core.log import logger
+from core.partial_file import StoredFile
 from core.transcript import Transcript
-from worker.attempt import DECODED, MOST_BROKEN, callers_failure, our_failure
+from worker.attempt import DECODED, MOST_BROKEN, callers_failure, our_failure, without_speakers
 from worker.exchange import Exchange
 from worker.work import Transcribe, Work
 
@@ -30,7 +31,7 @@ class Attempt:
         self.receipt: Future[Receipt] = Future()
         self.stage: Stage | None = None
         self.decode_s = 0.0
-        self.products: dict[str, str] = {}
+        self.products: dict[str, StoredFile] = {}
         self._end: LeaseLost | None = None
 
     def report(self, stage: Stage, _: float) -> None:
@@ -45,8 +46,14 @@ class Attempt:
             raise self._end
 
     def keep(self, stage: Stage, content: bytes) -> None:
-        if key := self.exchange.keep(self.job, stage, content):
-            self.products[stage.value] = key
+        if kept := self.exchange.keep(self.job, stage, content):
+            self.products[stage.value] = kept
+
+    def keys(self) -> dict[str, str]:
+        return {stage: kept.key for stage, kept in self.products.items()}
+
+    def digests(self) -> dict[str, str]:
+        return {stage: kept.sha256 for stage, kept in self.products.items()}
 
     def work(self) -> Work:
         job, begun = self.job, monotonic()
@@ -109,7 +116,8 @@ class BundleRunner:
             except Empty:
                 return
             begun = monotonic()
-            receipt = self._attempt(attempt).model_copy(update={"seconds": round(monotonic() - begun, 3), "products": attempt.products})
+            kept = {"products": attempt.keys(), "product_sha256": attempt.digests()}
+            receipt = self._attempt(attempt).model_copy(update={"seconds": round(monotonic() - begun, 3), **kept})
             log.info("job ended", job_id=receipt.job_id, attempt=receipt.attempt, outcome=receipt.outcome, seconds=receipt.seconds)
             attempt.receipt.set_result(receipt)
 
@@ -119,9 +127,14 @@ class BundleRunner:
         try:
             attempt.check()
             attempt.exchange.claim(job)
-            said = attempt.exchange.finished(job) or attempt.finish(self._transcribe(attempt.work()))
+            if said := attempt.exchange.finished(job):
+                return _done(job, said)
+            transcript = self._transcribe(attempt.work())
+            said = attempt.finish(transcript)
+            if failure := without_speakers(job, transcript):
+                return _done(job, said, Outcome.BROKE, failure)
             self._broken.clear()
-            return Receipt(job_id=job.id, attempt=job.attempt, outcome=Outcome.SUCCEEDED, **said)
+            return _done(job, said)
         except Overdue:
             return _ended(job, Outcome.RETURNED, OVERDUE)
         except LeaseLost:
@@ -156,6 +169,10 @@ class BundleRunner:
         self._is_stuck = True
         log.critical("job does not end", job_id=attempt.job.id, stage=attempt.stage)
         return _ended(attempt.job, Outcome.RETURNED, OVERDUE)
+
+
+def _done(job: BundleJob, said: Mapping[str, Any], outcome: Outcome = Outcome.SUCCEEDED, failure: JobFailure | None = None) -> Receipt:
+    return Receipt(job_id=job.id, attempt=job.attempt, outcome=outcome, error=failure, **said)
 
 
 def _ended(job: BundleJob, outcome: Outcome, error: JobFailure | None = None) -> Receipt:

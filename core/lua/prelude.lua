@@ -3,6 +3,7 @@
 local ns = KEYS[1]
 local PRIORITIES = { 'high', 'normal', 'low' }
 local FETCHING = ns .. ':fetching' -- jobs whose source is to be fetched, by the moment from which a fetcher may take each
+local KEPT = { 'inputs', 'products', 'results' } -- what ended jobs leave behind, each by the moment from which its lifetime counts
 local OUTBOX = ns .. ':outbox' -- deliveries that are owed, by the moment from which a sender may take each
 
 local function job_key(id) return ns .. ':job:' .. id end
@@ -34,6 +35,8 @@ local function numbers_of(n)
 end
 
 local function day_of(n) return assert(string.match(ARGV[n], '^%d%d%d%d%-%d%d%-%d%d$'), 'argument ' .. n .. ' is no day') end
+
+local function kept_key(what) return ns .. ':kept:' .. what end
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -206,6 +209,7 @@ local function finish(id, state, deliveries, fields)
     redis.call('ZADD', OUTBOX, now, delivery_id)
     redis.call('ZADD', ns .. ':undelivered', now, delivery_id)
   end
+  for _, what in ipairs(KEPT) do redis.call('ZADD', kept_key(what), now, id) end
   for name, by in pairs(totals) do count(name, by) end
   changed(id)
 end
@@ -215,6 +219,37 @@ end
 local function settle(delivery_id)
   redis.call('ZREM', OUTBOX, delivery_id)
   redis.call('ZREM', ns .. ':undelivered', delivery_id)
+end
+
+-- The deliveries that an ended job has, or had: numbered from 1. They are found without the record, which may be broken.
+local function delivery_ids(id)
+  local ids = {}
+  while redis.call('EXISTS', delivery_key(id .. ':' .. #ids + 1)) == 1 do ids[#ids + 1] = id .. ':' .. #ids + 1 end
+  return ids
+end
+
+-- Forgets a job in every place but remembered submits and claims, which end by themselves. → whether there was a record
+local function forget(id)
+  for _, what in ipairs(KEPT) do redis.call('ZREM', kept_key(what), id) end
+  redis.call('ZREM', ns .. ':jobs', id)
+  if redis.call('EXISTS', job_key(id)) == 0 then return false end
+  local job = job_fields(id, 'key_id', 'idempotency')
+  local key_id = job[1] or ''
+  dequeue(id)
+  drop_fetch(id)
+  drop_lease(id)
+  for _, delivery_id in ipairs(delivery_ids(id)) do
+    settle(delivery_id)
+    redis.call('DEL', delivery_key(delivery_id))
+  end
+  redis.call('ZREM', ns .. ':jobs:' .. key_id, id)
+  redis.call('SREM', ns .. ':unfinished:' .. key_id, id)
+  -- What an idempotency key is held to names the source, the prompt and the callback.
+  local remembered = idempotency_key(key_id, job[2] or '')
+  if redis.call('HGET', remembered, 'job') == id then redis.call('DEL', remembered) end
+  changed(id)
+  redis.call('DEL', job_key(id))
+  return true
 end
 
 -- Whether this take of the delivery is the one that may go on: a hand-back, an end or a later take ends it, and so does the

@@ -11,7 +11,7 @@ from core.burst import Outcome, Receipt, Reply
 from core.bursts import Burst, Bursts, Caps, OverCap
 from core.errors import JobNotFound, OurError
 from core.job import Job, JobState, Stage
-from core.job_store import Beat, JobStore, Runner, Verdict
+from core.job_store import Beat, JobStore, Kept, Runner, Verdict
 from core.log import logger
 from dispatcher.burst.breaker import Breaker
 from dispatcher.burst.calls import CallFailed, Why
@@ -179,13 +179,15 @@ class Bridge:
 
     def _commit_one(self, job: Job, receipt: Receipt, key: str | None) -> None:
         for stage, product in receipt.products.items():
-            self._jobs.keep_product(job, Stage(stage), product)
+            self._jobs.keep_product(job, Stage(stage), product, sha256=receipt.product_sha256.get(stage, ""))
         if receipt.outcome == Outcome.SUCCEEDED and key is not None:
-            self._jobs.succeed(job, result_key=key, warnings=receipt.warnings, stages_s=receipt.stages_s)
+            result = {"result_key": key, "result_sha256": receipt.sha256 or ""}
+            self._jobs.succeed(job, **result, warnings=receipt.warnings, stages_s=receipt.stages_s)
         elif receipt.outcome == Outcome.FAILED and receipt.error:
             self._jobs.fail(job, receipt.error)
         elif receipt.outcome == Outcome.BROKE and receipt.error:
-            self._jobs.retry(job, receipt.error, max_failures=self._limits.max_failures)
+            words = Kept(key, receipt.sha256 or "", receipt.warnings) if key else None
+            self._jobs.retry(job, receipt.error, max_failures=self._limits.max_failures, kept=words)
         else:
             is_at_fault = receipt.error is not None and receipt.error.code == OVERDUE
             self._jobs.release(job, is_burst_failed=is_at_fault or key is None)

@@ -8,6 +8,7 @@ from core.burst import REVOKED, Bundle, BundleJob, Receipt
 from core.errors import InvalidMedia, OurError
 from core.file_store import FileStore, claim_key, result_key
 from core.job import Job
+from core.job_files import check_input
 from core.media import Ffmpeg
 
 DECODE_MARGIN, DECODE_MARGIN_S = 1.05, 5.0  # as a local runner allows a recording to be longer than it says
@@ -44,7 +45,9 @@ class Cargo:
                     options=job.options,
                     duration_s=job.duration_s,
                     input_key=job.input_key if self.bucket else "",
+                    input_sha256=job.input_sha256,
                     products=job.products if self.bucket else {},
+                    product_sha256=job.product_sha256 if self.bucket else {},
                 )
             )
         if not packed:
@@ -70,4 +73,5 @@ class Cargo:
     def _flac(self, job: Job, check: Callable[[], None]) -> bytes:
         options, most_s = job.options, job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
         with self.files.local_copy(job.input_key, check) as path:
+            check_input(path, job, check)
             return self.ffmpeg.flac(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=check)

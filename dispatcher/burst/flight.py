@@ -170,7 +170,7 @@ class Pilot:
 
     def _keys(self, flight: Flight, reply: Reply) -> dict[str, str]:
         """Waits for a file store that is full or away: the results are here, and another run costs money."""
-        wanted = {receipt.job_id: receipt for receipt in reply.receipts if receipt.outcome == Outcome.SUCCEEDED}
+        wanted = {receipt.job_id: receipt for receipt in reply.receipts if receipt.outcome == Outcome.SUCCEEDED or receipt.sha256}
         keys: dict[str, str] = {}
         while wanted:
             job_id, receipt = next(iter(wanted.items()))

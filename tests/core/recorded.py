@@ -28,6 +28,7 @@ LONE_KEYS = {
     "bursts",
     *(f"left:{priority}" for priority in Priority),
 }
+KEPT = ("inputs", "products", "results")
 SOON_MS = 10_000  # leases are long here, and what is due lies behind: between them there is nothing
 
 
@@ -87,11 +88,13 @@ class Recorded:
         assert (state is JobState.SUCCEEDED) <= ("result_key" in job)
         assert ("error" in job) == (state is JobState.FAILED)
         assert not (state.is_terminal and "stage" in job)
+        assert all((job_id in self.places(f"kept:{what}")) <= state.is_terminal for what in KEPT)
+        assert (job_id in self.places("kept:results")) == state.is_terminal
 
     def _check_places(self) -> None:
         ids = set(self.jobs)
         assert set(self.places("jobs")) == ids
-        for kind in ("jobs:", "unfinished:", "pending:", "lane:", "slot:"):
+        for kind in ("jobs:", "unfinished:", "pending:", "lane:", "slot:", "kept:"):
             assert {member for held in self.under(kind).values() for member in held} <= ids
         assert set(self.places("leases")) | set(self.places("fetching")) <= ids
         for priority in Priority:
@@ -131,6 +134,7 @@ class Recorded:
         assert self.mortal == {name for name in self.all if name.startswith(("idempotency:", "claim:"))}
         expected = LONE_KEYS | self.mortal | {f"job:{job_id}" for job_id in self.jobs} | {f"delivery:{id_}" for id_ in self.deliveries}
         expected |= {"jobs", "leases", "fetching", "outbox", "undelivered", *(f"lanes:{priority}" for priority in Priority)}
+        expected |= {f"kept:{what}" for what in KEPT}
         for job in self.jobs.values():
             expected |= {f"{kind}:{job['key_id']}" for kind in ("jobs", "unfinished")}
             expected |= {f"pending:{job['priority']}", f"lane:{job['priority']}:{job['key_id']}", f"slot:{job.get('slot')}"}

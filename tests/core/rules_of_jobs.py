@@ -156,19 +156,18 @@ class JobRules(StoreMachine):
         assert self.done(lambda: self.store.keep_product(take, stage, key), loses_reply) == bool(job)
 
     @precondition(lambda self: self.claims)
-    @rule(which=ANY, how=st.sampled_from([SUCCEEDED, SUCCEEDED, FAILED, CANCELLED]), has_result=st.booleans(), loses_reply=LOSES_REPLY)
-    def end(self, which: int, how: JobState, has_result: bool, loses_reply: bool) -> None:
+    @rule(which=ANY, how=st.sampled_from([SUCCEEDED, SUCCEEDED, FAILED, CANCELLED]), loses_reply=LOSES_REPLY)
+    def end(self, which: int, how: JobState, loses_reply: bool) -> None:
         take = latest(self.claims, which)[2]
-        key = f"result-{take.attempt}" if has_result or how is SUCCEEDED else None
+        key = f"result-{take.attempt}" if how is SUCCEEDED else None
         send: Callable[[], JobState | None] = {
             SUCCEEDED: lambda: self.store.succeed(take, result_key=str(key), warnings=[NOTICE], stages_s={"asr": 1.5}),
-            FAILED: lambda: self.store.fail(take, BROKE, result_key=key),
+            FAILED: lambda: self.store.fail(take, BROKE),
             CANCELLED: lambda: self.store.end_cancelled(take),
         }[how]
         job, again = self.holding(take), self.ended_by(take)
         if job:
-            result = None if how is CANCELLED else key
-            again = self.model.end(job, how, result_key=result, error=BROKE.code if how is FAILED else None)
+            again = self.model.end(job, how, result_key=key, error=BROKE.code if how is FAILED else None)
             job.finished_by = take.attempt
         assert self.done(send, loses_reply) == again
 
@@ -238,7 +237,7 @@ class JobRules(StoreMachine):
     def act(self, take: Job, how: str, loses_reply: bool) -> None:
         which = len(self.claims) - 1 - [earlier for _, _, earlier in self.claims].index(take)
         if how in (SUCCEEDED, FAILED, CANCELLED):
-            self.end(which, JobState(how), has_result=True, loses_reply=loses_reply)
+            self.end(which, JobState(how), loses_reply=loses_reply)
         elif how == "retry":
             self.retry(which, loses_reply)
         elif how == "release":

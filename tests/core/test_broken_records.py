@@ -43,6 +43,17 @@ def test_a_cancel_that_meets_a_broken_record_changes_nothing(store: JobStore, re
     assert snapshot(redis) == before
 
 
+@pytest.mark.parametrize("fixed", ["not JSON", "{}"])
+def test_a_broken_record_can_be_deleted(store: JobStore, redis: RedisClient, fixed: str) -> None:
+    before = snapshot(redis).keys()
+    submit(store, key_id="a")
+    job = claim(store)
+    redis.hset(f"spillway:job:{job.id}", "fixed", fixed)
+    store.delete(job.id)
+    assert {key for key in snapshot(redis).keys() - before if job.id in key and ":claim:" not in key} == set()
+    assert store.backlog().running_jobs == 0
+
+
 def snapshot(redis: RedisClient) -> dict[str, object]:
     return {key: redis.dump(key) for key in sorted(redis.scan_iter())}
 

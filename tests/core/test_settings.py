@@ -45,6 +45,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPILLWAY_WEBHOOK_SECRET", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("SPILLWAY_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS!"),
         ("SPILLWAY_WEBHOOK_SECRET", "whsec_c2hvcnQ="),
+        ("SPILLWAY_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw,secret"),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, value: str) -> None:
@@ -56,6 +57,14 @@ def test_a_wrong_secret_is_not_shown_either() -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_environment({"SPILLWAY_WEBHOOK_SECRET": "whsec_secret"})
     assert "whsec_secret" not in str(refused.value)
+
+
+def test_two_secrets_may_sign_while_receivers_change_over(tmp_path: Path) -> None:
+    new, old = "whsec_dGhlIG5leHQgc2VjcmV0IG9mIHRoZSBib3g=", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    (tmp_path / "secret").write_text(f"{new},\n{old}\n")
+    settings = Settings.from_environment({"SPILLWAY_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")})
+    assert settings.webhook_secret == (new, old)
+    assert "whsec" not in repr(settings)
 
 
 def test_every_setting_has_a_line_of_help() -> None:
@@ -123,3 +132,14 @@ def test_settings_come_out_elsewhere_as_they_are_here() -> None:
     given = {"SPILLWAY_MODAL_GPUS": "L4,A10", "SPILLWAY_PULL_AT_START": "false", "SPILLWAY_VAD_ONSET": "0.6", "SPILLWAY_MODEL_DIR": "/m"}
     here = Settings.from_environment(given)
     assert Settings.from_environment(here.as_environment(Settings.model_fields)) == here
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("3600", 3600.0), ("1e7", 1e7), ("forever", None)])
+def test_a_lifetime_is_so_many_seconds_or_for_ever(text: str, seconds: float | None) -> None:
+    assert Settings.from_environment({"SPILLWAY_KEEP_RESULTS_S": text}).keep_results_s == seconds
+
+
+@pytest.mark.parametrize("text", ["-1", "for ever", "inf", "30 days"])
+def test_another_lifetime_is_a_wrong_setting(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^SPILLWAY_KEEP_INPUTS_S is wrong: [^;]*$"):
+        Settings.from_environment({"SPILLWAY_KEEP_INPUTS_S": text})

@@ -31,6 +31,7 @@ class World:
     waiting: Job
     fetching: Job
     sending: Delivery
+    ended: Job
     burst: Burst
 
 
@@ -49,14 +50,14 @@ def world(redis: RedisClient) -> World:
     fetching, sending = fetches.claim(ME), outbox.claim(ME)
     assert fetching is not None
     assert sending is not None
-    return World(running, waiting[2], fetching, sending, burst)
+    return World(running, waiting[2], fetching, sending, store.get(sending.job.id), burst)
 
 
 CALLS: dict[str, Callable[[World], list[object]]] = {
     "submit": lambda _: [NEW.id, NEW.model_dump_json(), "a", "normal", 30_000, "key", "fingerprint", 60_000, 100, 100, 0],
     "claim": lambda _: ["gpu2/b", "gpu2", 60_000, "claim", 100_000, 2, "[1, 5, 15]"],
     "beat": lambda is_: [60_000, 0, is_.running.id, is_.running.attempt, "asr", 0.5],
-    "keep": lambda is_: [is_.running.id, is_.running.attempt, "asr", "key"],
+    "keep": lambda is_: [is_.running.id, is_.running.attempt, "asr", "key", "0" * 64],
     "finish": lambda is_: [is_.running.id, is_.running.attempt, "failed", '{"asr": 5}', "error", ERROR],
     "cancel": lambda is_: [is_.running.id],
     "release": lambda is_: [is_.running.id, is_.running.attempt],
@@ -64,7 +65,7 @@ CALLS: dict[str, Callable[[World], list[object]]] = {
     "reclaim_expired": lambda _: [3, 100],
     "reclaim_slot": lambda _: [ALICE.slot, "gpu0/next", 3],
     "delete": lambda is_: [is_.running.id],
-    "claim_fetch": lambda _: ["me", 60_000, 3],
+    "claim_fetch": lambda _: ["me", 60_000, 3, 0.5, 2, "a", 1],
     "beat_fetches": lambda is_: [60_000, 0, is_.fetching.id, is_.fetching.fetch],
     "fetched": lambda is_: [is_.fetching.id, is_.fetching.fetch, "{}", 20_000],
     "retry_fetch": lambda is_: [is_.fetching.id, is_.fetching.fetch, 1_000, 1, ERROR],
@@ -75,8 +76,12 @@ CALLS: dict[str, Callable[[World], list[object]]] = {
     "release_delivery": lambda is_: [is_.sending.id, is_.sending.token],
     "count_worker": lambda _: ["gpu0", "boot", 60_000, 1, 2, "batches", 5],
     "unfinished": lambda _: ["a", 1],
-    "spend": lambda _: ["a", 10],
+    "spend": lambda _: ["a", 10, 60_000],
+    "probe": lambda _: [],
     "lead": lambda _: ["me", 5_000],
+    "expired": lambda _: ["results", 0, 10, 60_000],
+    "let_go": lambda is_: ["results", is_.ended.id],
+    "prune_workers": lambda _: [],
     "burst": lambda is_: ["b", "modal/x", "modal", 60_000, 50, 1_000, 5_000, "2026-11-22", "[1, 5]", is_.waiting.id],
     "burst_called": lambda is_: [is_.burst.id, "fc-1"],
     "burst_settled": lambda is_: [is_.burst.id, 70],
