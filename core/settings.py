@@ -274,9 +274,6 @@ class Settings(BaseModel):
     def _work_together(self) -> Self:
         if 2 * self.heartbeat_s > self.lease_s:
             raise ValueError(f"{variable('heartbeat_s')} is more than half of {variable('lease_s')}: it must outlive a missed heartbeat")
-        if self.burst and not (self.modal_token_id and self.modal_token_secret):
-            names = f"{variable('modal_token_id')} and {variable('modal_token_secret')}"
-            raise ValueError(f"{variable('burst')} is on without a token for Modal: set {names}, or switch it off")
         if self.vad_offset > self.vad_onset:
             raise ValueError(f"{variable('vad_offset')} is above {variable('vad_onset')}: speech would end before it begins")
         return self

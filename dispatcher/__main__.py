@@ -1,10 +1,12 @@
 """The dispatcher's composition root: `python -m dispatcher`."""
 
 import signal
+import sys
 import threading
 from uuid import uuid4
 
 from core import wakeups
+from core.errors import SettingsError
 from core.fetches import Fetches
 from core.figures import Figures
 from core.gcs import CloudStorage, Patience
@@ -52,7 +54,10 @@ def main() -> None:
     me = uuid4().hex
     fetcher = make_fetcher(settings, redis, store, me)
     deliverer = make_deliverer(settings, redis, store, me)
-    burster = make_burster(settings, redis, store)
+    try:
+        burster = make_burster(settings, redis, store)
+    except SettingsError as error:
+        sys.exit(f"spillway dispatcher: {error}")
     files = open_file_store(settings)
     expirer, tidier = Expirer(Retention(redis), files, lifetimes_of(settings)), Tidier(Inventory(redis), files)
     run(

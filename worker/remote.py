@@ -116,8 +116,9 @@ class BundleRunner:
             except Empty:
                 return
             begun = monotonic()
+            ended = self._attempt(attempt)
             kept = {"products": attempt.keys(), "product_sha256": attempt.digests()}
-            receipt = self._attempt(attempt).model_copy(update={"seconds": round(monotonic() - begun, 3), **kept})
+            receipt = ended.model_copy(update={"seconds": round(monotonic() - begun, 3), **kept})
             log.info("job ended", job_id=receipt.job_id, attempt=receipt.attempt, outcome=receipt.outcome, seconds=receipt.seconds)
             attempt.receipt.set_result(receipt)
 

@@ -10,7 +10,6 @@ from uuid import uuid4
 from core.errors import (
     CallerError,
     DiskFull,
-    EngineFailed,
     JobCancelled,
     JobNotFound,
     LeaseLost,
@@ -129,8 +128,8 @@ class JobRunner:
         job = held.job
         try:
             transcript = self._transcribe(self._work(held))
-            if failure := without_speakers(job, transcript):
-                return self._fail_with_words(held, transcript, failure)
+            if missing := without_speakers(job, transcript):
+                return self._fail_with_words(held, transcript, missing)
             ended = self._commit(held, transcript)
             self._broken.clear()
             return ended

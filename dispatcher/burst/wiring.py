@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from core.burst import Stack
 from core.bursts import Bursts
+from core.errors import SettingsError
 from core.job_store import JobStore
 from core.media import Ffmpeg
 from core.redis_steps import RedisClient
-from core.settings import Settings
+from core.settings import Settings, variable
 from core.storage import open_file_store
 from core.worker_reports import WorkerReport
 from dispatcher.burst.bridge import Bridge, Limits, Money
@@ -48,6 +49,10 @@ def build(settings: Settings, redis: RedisClient, jobs: JobStore) -> Parts:
 
 
 def make_burster(settings: Settings, redis: RedisClient, jobs: JobStore) -> Burster:
+    """Raises `SettingsError` for bursts that cannot be."""
+    if settings.burst and not (settings.modal_token_id and settings.modal_token_secret):
+        names = f"{variable('modal_token_id')} and {variable('modal_token_secret')}"
+        raise SettingsError(f"{variable('burst')} is on without a token for Modal: set {names}, or switch it off")
     parts = build(settings, redis, jobs)
     return Burster(parts.bridge, parts.moments, parts.gauges, parts.bursts, poll_s=rules_of(settings).poll_s, is_on=settings.burst)
 

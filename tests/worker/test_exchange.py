@@ -94,9 +94,9 @@ def test_what_finished_stages_kept_is_read_and_written_where_the_next_attempt_lo
     files.write(JOB.products["asr"], b"words")
     ours = exchange(files, ffmpeg)
     assert ours.kept(JOB) == {Stage.ASR: b"words"}
-    key = ours.keep(JOB, Stage.DIARIZATION, b"turns")
-    assert key is not None
-    assert files.read(key) == b"turns"
+    stored = ours.keep(JOB, Stage.DIARIZATION, b"turns")
+    assert stored is not None
+    assert files.read(stored.key) == b"turns"
 
 
 def test_a_recording_in_the_call_is_the_clip_itself(ffmpeg: str, tmp_path: Path) -> None:
