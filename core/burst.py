@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.job import JobFailure, JobOptions
+from core.job import JobFailure, JobOptions, Stage
 from core.transcript import Notice
 
 CONTRACT = 1  # raised by every change here: a dispatcher and a deployment that differ in it do not work together
@@ -17,7 +17,7 @@ DEPLOY = "modal deploy modal_deploy.py"
 
 
 class Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
     def plain(self) -> dict[str, Any]:
         """JSON's own types alone."""
@@ -70,8 +70,8 @@ class Receipt(Value):
     sha256: str | None = None  # of the canonical JSON
     warnings: tuple[Notice, ...] = ()
     stages_s: dict[str, float] = Field(default_factory=dict)
-    products: dict[str, str] = Field(default_factory=dict)  # stage → key, of this attempt
-    product_sha256: dict[str, str] = Field(default_factory=dict)
+    products: dict[Stage, str] = Field(default_factory=dict)  # their keys, of this attempt
+    product_sha256: dict[Stage, str] = Field(default_factory=dict)
     seconds: float = 0.0  # it took, beside the others of its bundle
     gpu_s: float = 0.0  # its share of the bundle's time, by audio: all shares together are that time
 
@@ -86,7 +86,7 @@ class Stack(Value):
 class Container(Value):
     device: str
     stack: Stack
-    cold_start_s: float  # from its process' start until its models were loaded
+    cold_start_s: float = Field(ge=0)  # from its process' start until its models were loaded
     bundles_before: int  # 0: this call waited for the cold start
 
 
@@ -98,7 +98,7 @@ class Reply(Value):
     refusal: JobFailure | None = None
     container: Container | None = None
     started_at: float = 0.0  # when the container took the bundle up, by its clock
-    seconds: float = 0.0  # that the bundle took: with the cold start and the time until it is let go, what the GPU costs
+    seconds: float = Field(0.0, ge=0)  # that the bundle took: with the cold start and the time until it is let go, what the GPU costs
 
     @classmethod
     def read(cls, said: Any) -> Self:

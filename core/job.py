@@ -167,6 +167,7 @@ class Job(NewJob):
     losses: int = 0  # runners that died with it
     fetch: int = 0  # the fencing token of its fetch
     fetch_failures: int = 0
+    failures: int = 0  # times that a stage broke on it
     owner: str = ""  # slot/boot id of the runner that holds it
     slot: str = ""  # of the runner that holds it
     runner: Literal["", "local", "modal"] = ""  # where its last attempt ran or runs; empty before the first

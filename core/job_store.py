@@ -378,6 +378,7 @@ def _job(fields: dict[str, str]) -> Job:
         losses=int(fields["losses"]),
         fetch=int(fields.get("fetch", 0)),
         fetch_failures=int(fields.get("fetch_failures", 0)),
+        failures=int(fields.get("failures", 0)),
         owner=fields.get("owner", ""),
         slot=fields.get("slot", ""),
         runner=fields.get("runner", ""),

@@ -29,7 +29,7 @@ from worker.remote import BundleRunner
 from worker.stack import stack_of
 
 log = logger("worker.container")
-FILL = "docker compose run --rm dispatcher modal run modal_deploy.py::fill"
+FILL = "docker compose run --rm dispatcher python -m dispatcher.burst setup"
 
 
 class BurstWorker:

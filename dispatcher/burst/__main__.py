@@ -4,10 +4,12 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from core.burst import Bundle, BundleJob, Outcome, Reply
+from core.bursts import BurstOutlook
 from core.errors import SpillwayError
 from core.job import JobOptions
 from core.job_store import JobStore
@@ -15,6 +17,7 @@ from core.media import Ffmpeg
 from core.process import begin
 from core.redis_steps import connect
 from core.settings import Settings, variable
+from dispatcher.burst.calls import CallFailed, Why
 from dispatcher.burst.moment import caps_of
 from dispatcher.burst.policy import decide
 from dispatcher.burst.tariff import dearest_per_s, paid_per_s
@@ -39,23 +42,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     settings = begin("burst")
     redis = connect(settings.redis_url)
+    parts = build(settings, redis, JobStore(redis))
     try:
-        return COMMANDS[given.command](settings, build(settings, redis, JobStore(redis)))
+        return COMMANDS[given.command](settings, parts)
     except SpillwayError as error:
         print(f"burst {given.command}: {error}", file=sys.stderr)
         return 1
+    finally:
+        parts.calls.close()
+        redis.close()
 
 
 def plan(settings: Settings, parts: Parts) -> int:
+    parts.bridge.look()
     view = parts.moments.now(parts.bridge)
     # A burst begins when it was called for twice: what is printed is what the second look would do.
     _, memory = decide(view, Memory())
     decision, _ = decide(view, memory)
-    print("\n".join(told(settings, view, decision)))
+    print("\n".join(told(settings, view, decision, parts.bursts.outlook())))
     return 0
 
 
-def told(settings: Settings, view: View, decision: Decision) -> list[str]:
+def told(settings: Settings, view: View, decision: Decision, outlook: BurstOutlook | None) -> list[str]:
     speed, cloud = view.local.real_time_factor, view.cloud
     switch = "on" if settings.burst else f"off ({variable('burst')}=true switches them on)"
     lines = [
@@ -64,6 +72,7 @@ def told(settings: Settings, view: View, decision: Decision) -> list[str]:
         f"here: {len(view.local.gpus)} fit workers, " + ("speed not measured yet" if speed is None else f"{speed:.1f}x real time each"),
         f"Modal: cold start {cloud.cold_start_s:.0f} s, {cloud.real_time_factor:.1f}x real time, {len(cloud.calls)} calls under way",
         f"money: ${view.budget.today_dollars:.2f} left today, ${view.budget.month_dollars:.2f} this month",
+        *((f"the dispatcher waits with the next try: {outlook.reason}",) if outlook and outlook.is_paused else ()),
         *map(_of_bundle, decision.bundles),
         *(f"take back: {each.call_id}: {each.why}" for each in decision.take_back),
         *decision.why,
@@ -88,20 +97,27 @@ def setup(_: Settings, parts: Parts) -> int:
 
 
 def check(settings: Settings, parts: Parts) -> int:
+    parts.gauges.read()
     if (refusal := _too_dear(settings, parts)) is not None:
         print(f"burst check: {refusal}", file=sys.stderr)
         return 1
     begun = time.monotonic()
-    call_id = parts.calls.spawn(*_sample(settings))
+    call_id = parts.calls.spawn(*_sample(settings, parts))
     print(f"sent {CHECK_S:.0f} s of audio as {call_id}; waiting", flush=True)
-    reply = _reply(parts, call_id, settings.modal_startup_timeout_s + parts.gauges.deadline_s(CHECK_S))
-    seconds = time.monotonic() - begun
-    if reply is None:
+    reply: Reply | None = None
+    try:
+        reply = _reply(parts, call_id, settings.modal_startup_timeout_s + parts.gauges.deadline_s(CHECK_S))
+    finally:  # whatever ends the waiting, an interrupt from the keyboard too: the time is paid for
+        if reply is None:
+            _give_up(settings, parts, call_id, time.monotonic() - begun)
+    return _judge(settings, parts, reply, time.monotonic() - begun) if reply else 1
+
+
+def _give_up(settings: Settings, parts: Parts, call_id: str, seconds: float) -> None:
+    parts.bursts.post(dearest_per_s(settings.modal_gpus) * seconds)
+    print(f"burst check: no answer after {seconds:.0f} s; the call is cancelled. Modal's dashboard shows its logs", file=sys.stderr)
+    with suppress(CallFailed):  # it ends by its own deadline
         parts.calls.cancel(call_id)
-        parts.bursts.post(dearest_per_s(settings.modal_gpus) * seconds)
-        print(f"burst check: no answer within {seconds:.0f} s; the call is cancelled. Modal's dashboard shows its logs", file=sys.stderr)
-        return 1
-    return _judge(settings, parts, reply, seconds)
 
 
 def _too_dear(settings: Settings, parts: Parts) -> str | None:
@@ -112,17 +128,21 @@ def _too_dear(settings: Settings, parts: Parts) -> str | None:
     return f"it may cost ${may_cost_usd:.2f}, beyond a cap: ${of_day_usd:.2f} of the day and ${of_month_usd:.2f} of the month are gone"
 
 
-def _sample(settings: Settings) -> tuple[Bundle, Mapping[str, bytes]]:
+def _sample(settings: Settings, parts: Parts) -> tuple[Bundle, Mapping[str, bytes]]:
     job = BundleJob(id=uuid4().hex, attempt=1, options=JobOptions(), duration_s=CHECK_S)
     recording = Ffmpeg(settings.ffmpeg).flac(SAMPLE, end_s=CHECK_S)
-    return Bundle(deadline_s=settings.modal_timeout_s, jobs=(job,)), {job.id: recording}
+    return Bundle(deadline_s=parts.gauges.deadline_s(CHECK_S), jobs=(job,)), {job.id: recording}
 
 
 def _reply(parts: Parts, call_id: str, most_s: float) -> Reply | None:
     deadline = time.monotonic() + most_s
     while time.monotonic() < deadline:
-        if (reply := parts.calls.poll(call_id)) is not None:
-            return reply
+        try:
+            if (reply := parts.calls.poll(call_id)) is not None:
+                return reply
+        except CallFailed as failure:
+            if failure.why != Why.AWAY:
+                raise
         time.sleep(POLL_S)
     return None
 

@@ -29,7 +29,7 @@ class Breaker:
     def failed(self, error: CallFailed) -> None:
         self._failures += 1
         self.reason = str(error)
-        pause_s = NEEDS_SOMEBODY_S if error.why == Why.REFUSED else min(FIRST_PAUSE_S * 2 ** (self._failures - 1), LONGEST_PAUSE_S)
+        pause_s = NEEDS_SOMEBODY_S if error.why == Why.REFUSED else min(FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE_S)
         self._until = self._clock() + pause_s
 
     def succeeded(self) -> None:

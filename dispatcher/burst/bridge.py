@@ -1,5 +1,6 @@
 """Between the queue and Modal: takes jobs as the policy says, keeps their leases, commits what comes home, settles what it cost."""
 
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,10 +8,10 @@ from functools import partial
 from time import monotonic
 from uuid import uuid4
 
-from core.burst import Outcome, Receipt, Reply
-from core.bursts import Burst, Bursts, Caps, OverCap
+from core.burst import Outcome, Receipt
+from core.bursts import Burst, Bursts, OverCap
 from core.errors import JobNotFound, OurError
-from core.job import Job, JobState, Stage
+from core.job import Job, JobState
 from core.job_store import Beat, JobStore, Kept, Runner, Verdict
 from core.log import logger
 from dispatcher.burst.breaker import Breaker
@@ -18,6 +19,7 @@ from dispatcher.burst.calls import CallFailed, Why
 from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Flight, Landed, Pilot, Recall, receipts_of, started_in_background
 from dispatcher.burst.gauges import Gauges
+from dispatcher.burst.settling import Money, failure_of
 
 log = logger("dispatcher.burst")
 SLOT = "modal"
@@ -33,13 +35,6 @@ class Limits:
     max_failures: int
 
 
-@dataclass(frozen=True)
-class Money:
-    caps: Caps
-    dollars_per_s: Callable[[str], float]  # of a container, by the device that it names
-    scaledown_s: float
-
-
 class Bridge:
     """`step` asks Redis, gives orders to threads, and waits for neither network nor disk."""
 
@@ -49,11 +44,13 @@ class Bridge:
         self.breaker = Breaker()
         self.flights: dict[str, Flight] = {}
         self._errands = ThreadPoolExecutor(2, thread_name_prefix="burst-errand")
-        self._renewed = 0.0
+        self._renewed = -math.inf
+        self._never_called: set[str] = set()  # intents whose reply was lost: they may be in Redis
 
     def step(self) -> int:
         """How many containers have become free. Raises `StoreUnavailable`; what had ended by then is committed by a later step."""
         self._adopt()
+        self._hand_back_unfit()
         replied = self._settle()
         self._beat()
         return replied
@@ -71,9 +68,11 @@ class Bridge:
 
     def begin(self, job_ids: tuple[str, ...], *, reserve_usd: float, deadline_s: float) -> Flight | OverCap | None:
         """A call with those of the jobs that are still pending; None when none of them is."""
+        self._never_called.add(burst_id := uuid4().hex)
         burst = self._bursts.intend(
-            uuid4().hex, job_ids, ME, lease_s=self._limits.lease_s, reserve_usd=reserve_usd, caps=self._money.caps
+            burst_id, job_ids, ME, lease_s=self._limits.lease_s, reserve_usd=reserve_usd, caps=self._money.caps
         )  # fmt: skip
+        self._never_called.remove(burst_id)
         if not isinstance(burst, Burst):
             return burst
         log.info("burst intended", burst=burst.id, jobs=len(burst.jobs), reserved_usd=round(reserve_usd, 4))
@@ -83,8 +82,12 @@ class Bridge:
 
     def take_back(self, burst_id: str) -> None:
         """If no container has begun it."""
-        if (flight := self.flights.get(burst_id)) and not flight.has_started and flight.recall is None:
-            flight.recall = Recall.LOCAL_IS_IDLE
+        if (flight := self.flights.get(burst_id)) and not flight.has_started:
+            flight.back_if_waiting = sum(not each.has_started for each in self.flights.values())
+
+    def look(self) -> None:
+        """At what is under way, for somebody who only wants to know."""
+        self.flights = {burst.id: self._flight_of(burst) for burst in self._bursts.under_way()}
 
     # Calls that an earlier dispatcher made
 
@@ -100,15 +103,22 @@ class Bridge:
             for job in jobs.values():
                 self._revoke(job)
                 self._jobs.release(job)
-            self._bursts.settle(burst.id, cost_usd=None)
+            self._bursts.settle(burst.id, cost_usd=0.0 if burst.id in self._never_called else None)
+            self._never_called.discard(burst.id)
             return
         log.info("burst taken over", burst=burst.id, call=burst.call_id, jobs=len(jobs))
-        flight = Flight(burst, jobs, self._gauges.deadline_s(sum(job.work_s for job in jobs.values())), call_id=burst.call_id)
-        flight.called_at = burst.called_at or burst.intended_at
-        flight.called = monotonic() - (self._jobs.clock_s() - flight.called_at)
-        self.flights[burst.id] = flight
-        self._beat(renew=True)  # before anybody judges their leases
+        self.flights[burst.id] = flight = self._flight_of(burst)
+        flight.recall = None if flight.jobs else Recall.NOBODY_WANTS_IT
         started_in_background(self._pilot.fly, flight)
+        self._renewed = -math.inf  # before anybody judges their leases
+
+    def _flight_of(self, burst: Burst) -> Flight:
+        jobs = self._held(burst)
+        flight = Flight(burst, jobs, self._gauges.deadline_s(sum(job.work_s for job in jobs.values())), call_id=burst.call_id)
+        if burst.called_at is not None:
+            flight.called_at = burst.called_at
+            flight.called = monotonic() - (self._jobs.clock_s() - burst.called_at)
+        return flight
 
     def _held(self, burst: Burst) -> dict[str, Job]:
         held = {}
@@ -123,8 +133,8 @@ class Bridge:
 
     # Those under way
 
-    def _beat(self, *, renew: bool = False) -> None:
-        renew = renew or monotonic() - self._renewed >= self._limits.heartbeat_s
+    def _beat(self) -> None:
+        renew = monotonic() - self._renewed >= self._limits.heartbeat_s
         held = [(flight, job) for flight in self.flights.values() for job in flight.jobs.values()]
         beats = [Beat(job.id, job.attempt, None, 0.0) for _, job in held]
         for (flight, job), verdict in zip(held, self._jobs.beat(beats, lease_s=self._limits.lease_s, renew=renew), strict=True):
@@ -152,12 +162,19 @@ class Bridge:
 
     # Those that have ended
 
+    def _hand_back_unfit(self) -> None:
+        for flight in self.flights.values():
+            for job in flight.unfit:
+                if flight.jobs.get(job.id) is job:
+                    self._jobs.release(job, is_burst_failed=True)
+                    del flight.jobs[job.id]
+
     def _settle(self) -> int:
         replied = 0
         for flight in list(self.flights.values()):
             if flight.landed is not None:
                 self._commit(flight, flight.landed)
-                cost_usd = self._cost_usd(flight, flight.landed)
+                cost_usd = self._money.cost_usd(flight, flight.landed, is_last=len(self.flights) == 1)
                 self._bursts.settle(flight.burst.id, cost_usd=cost_usd)
                 self._learn(flight, flight.landed)
                 del self.flights[flight.burst.id]
@@ -167,19 +184,18 @@ class Bridge:
 
     def _commit(self, flight: Flight, landed: Landed) -> None:
         """Each step is safe to be repeated. What no receipt speaks of goes back to the queue."""
-        for job in landed.unfit:
-            self._jobs.release(job, is_burst_failed=True)
         for job, receipt in receipts_of(landed.reply, flight.jobs) if landed.reply else ():
             self._commit_one(job, receipt, landed.keys.get(job.id))
         self._drop(key for job_id, key in landed.keys.items() if not self._is_visible(job_id, key))
         is_lost = landed.failure is not None and landed.failure.why == Why.BROKE and flight.call_id is not None
-        may_be_at_fault = is_lost or landed.recall == Recall.OVERDUE
+        is_passed_over = landed.reply is not None and landed.reply.refusal is None
+        may_be_at_fault = is_lost or is_passed_over or landed.recall == Recall.OVERDUE
         for job in flight.jobs.values():
             self._jobs.release(job, is_burst_failed=may_be_at_fault)  # fenced: nothing happens to those that have ended
 
     def _commit_one(self, job: Job, receipt: Receipt, key: str | None) -> None:
         for stage, product in receipt.products.items():
-            self._jobs.keep_product(job, Stage(stage), product, sha256=receipt.product_sha256.get(stage, ""))
+            self._jobs.keep_product(job, stage, product, sha256=receipt.product_sha256.get(stage, ""))
         if receipt.outcome == Outcome.SUCCEEDED and key is not None:
             result = {"result_key": key, "result_sha256": receipt.sha256 or ""}
             self._jobs.succeed(job, **result, warnings=receipt.warnings, stages_s=receipt.stages_s)
@@ -189,8 +205,10 @@ class Bridge:
             words = Kept(key, receipt.sha256 or "", receipt.warnings) if key else None
             self._jobs.retry(job, receipt.error, max_failures=self._limits.max_failures, kept=words)
         else:
-            is_at_fault = receipt.error is not None and receipt.error.code == OVERDUE
-            self._jobs.release(job, is_burst_failed=is_at_fault or key is None)
+            is_blameless = receipt.outcome == Outcome.LOST or (
+                receipt.outcome == Outcome.RETURNED and (receipt.error is None or receipt.error.code != OVERDUE)
+            )
+            self._jobs.release(job, is_burst_failed=not is_blameless)
 
     def _is_visible(self, job_id: str, key: str) -> bool:
         """Asked of the record: another dispatcher may have committed it."""
@@ -204,38 +222,17 @@ class Bridge:
         for key in keys:
             self._errand(partial(self._cargo.files.delete, key), "result not deleted: it is swept when it is old")
 
-    def _cost_usd(self, flight: Flight, landed: Landed) -> float | None:
-        """What the container's time cost; None, what was reserved, when nobody can say. The time that a container waits for its next
-        call is the last one's, unless another was there to be taken up."""
-        idle_s = 0.0 if len(self.flights) > 1 else self._money.scaledown_s
-        if (reply := landed.reply) is not None and reply.container is not None:
-            cold_s = reply.container.cold_start_s if reply.container.bundles_before == 0 else 0.0
-            return self._money.dollars_per_s(reply.container.device) * (cold_s + reply.seconds + idle_s)
-        if flight.call_id is None or flight.called is None:
-            return None if landed.failure is None or landed.failure.why == Why.BROKE else 0.0
-        if landed.recall is not None:
-            return self._money.dollars_per_s("") * (monotonic() - flight.called + idle_s)
-        return max(flight.burst.reserved_usd, self._money.dollars_per_s("") * (monotonic() - flight.called))
-
     def _learn(self, flight: Flight, landed: Landed) -> None:
-        failure = landed.failure or _refused(landed.reply)
-        if failure is not None:
+        if (failure := failure_of(flight, landed)) is not None:
             self.breaker.failed(failure)
-        elif landed.recall == Recall.OVERDUE:
-            self.breaker.failed(CallFailed(Why.BROKE, "a call on Modal did not end in its time"))
         elif landed.reply is not None:
             self._gauges.measure(flight, landed.reply)
-            fault = self._gauges.stack_fault(landed.reply)
-            if fault:
+            if fault := self._gauges.stack_fault(landed.reply):
                 self.breaker.failed(CallFailed(Why.REFUSED, fault))
             else:
                 self.breaker.succeeded()
 
     def _tell(self, flight: Flight, landed: Landed, cost_usd: float | None) -> None:
-        ended = landed.recall or landed.failure or (landed.reply and landed.reply.refusal and landed.reply.refusal.message) or "replied"
+        ended = landed.recall or failure_of(flight, landed) or "replied"
         cost = "as reserved" if cost_usd is None else round(cost_usd, 4)
         log.info("burst ended", burst=flight.burst.id, call=flight.call_id, ended=str(ended), cost_usd=cost)
-
-
-def _refused(reply: Reply | None) -> CallFailed | None:
-    return CallFailed(Why.REFUSED, reply.refusal.message) if reply is not None and reply.refusal is not None else None

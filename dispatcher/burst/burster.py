@@ -37,7 +37,8 @@ class Burster:
         for back in decision.take_back:
             log.info("burst to be taken back", burst=back.call_id, why=back.why)
             self._bridge.take_back(back.call_id)
-        for bundle in decision.bundles:
+        # While nobody knows whether Modal is well again, one call finds out.
+        for bundle in decision.bundles[:1] if self._bridge.breaker.is_tried else decision.bundles:
             self._begin(bundle)
 
     def _begin(self, bundle: Bundle) -> None:
@@ -48,6 +49,8 @@ class Burster:
             log.warning("no burst: over the cap", day_usd=begun.day_usd, month_usd=begun.month_usd)
         elif begun is not None:
             begun.needs_container = bundle.needs_container
+            if not bundle.needs_container:
+                self._moments.container_works()
             log.info("burst", burst=begun.burst.id, jobs=len(begun.jobs), why=bundle.why)
 
     def _tell(self, decision: Decision) -> None:

@@ -46,7 +46,6 @@ class Landed:
 
     reply: Reply | None = None
     keys: Mapping[str, str] = field(default_factory=dict)  # by job id
-    unfit: tuple[Job, ...] = ()  # never sent
     recall: Recall | None = None
     failure: CallFailed | None = None
 
@@ -59,6 +58,8 @@ class Flight:
     jobs: dict[str, Job]  # still ours, by id; the loop's alone
     deadline_s: float  # for the work in the container, from when it begins
     began: float = field(default_factory=monotonic)
+    unfit: tuple[Job, ...] = ()  # whose recordings cannot be sent
+    is_offered: bool = False  # Modal was asked to take it
     call_id: str | None = None
     called: float | None = None  # by the monotonic clock
     called_at: float | None = None  # seconds since the epoch, as the container tells when it began
@@ -67,6 +68,7 @@ class Flight:
     needs_container: bool = True  # one had to be brought up for it
     has_started: bool = False  # as far as Modal has said
     recall: Recall | None = None
+    back_if_waiting: int = 0  # end it if so many calls wait for a container: then it is surely one of them
     stopping: threading.Event = field(default_factory=threading.Event)
     landed: Landed | None = None
     thread: threading.Thread | None = None
@@ -78,6 +80,14 @@ class Flight:
 
 class Stopped(Exception):
     """The dispatcher stops, or another leads: the call goes on, and whoever comes after finds it."""
+
+
+class Unsent(Exception):
+    """There is nothing to be sent any more, and why."""
+
+    def __init__(self, recall: Recall | None) -> None:
+        super().__init__(recall)
+        self.recall = recall
 
 
 class Pilot:
@@ -92,33 +102,45 @@ class Pilot:
 
     def fly(self, flight: Flight) -> None:
         try:
-            unfit = () if flight.call_id else self._send(flight)
-            flight.landed = self._home(flight, unfit)
+            if flight.call_id is None:
+                self._send(flight)
+            flight.landed = self._home(flight)
         except Stopped:
             return
+        except Unsent as unsent:
+            flight.landed = Landed(recall=unsent.recall)
         except CallFailed as failure:
             flight.landed = Landed(failure=failure)
         except Exception as error:  # at this edge: a thread that dies silently would hold its jobs for ever
             log.exception("burst broke", burst=flight.burst.id)
             flight.landed = Landed(failure=CallFailed(Why.BROKE, f"the burst broke on our side ({type(error).__name__})"))
 
-    def _send(self, flight: Flight) -> tuple[Job, ...]:
-        def check() -> None:
-            if flight.stopping.is_set():
-                raise Stopped
-
-        try:
-            bundle, recordings, unfit = self._cargo.packed(tuple(flight.jobs.values()), deadline_s=flight.deadline_s, check=check)
-        except (OurError, OSError) as error:
-            raise CallFailed(Why.BROKE, f"the recordings could not be sent: {error}") from error
-        begun = monotonic()
+    def _send(self, flight: Flight) -> None:
+        bundle, recordings = self._packed(flight)
+        begun, flight.is_offered = monotonic(), True
         flight.call_id = self._modal.spawn(bundle, recordings)
         flight.called, flight.called_at, flight.sent_s = monotonic(), time(), monotonic() - begun
         flight.sent_bytes = sum(map(len, recordings.values()))
         if not self._keep_call_id(flight, flight.call_id):
             flight.recall = Recall.GIVEN_UP  # and settled it, while this one was still sending
         log.info("burst sent", burst=flight.burst.id, call=flight.call_id, jobs=len(bundle.jobs), seconds=round(flight.sent_s, 2))
-        return tuple(unfit)
+
+    def _packed(self, flight: Flight) -> tuple[Bundle, Mapping[str, bytes]]:
+        def check() -> None:
+            if flight.stopping.is_set():
+                raise Stopped
+            if flight.recall or flight.back_if_waiting:
+                raise Unsent(flight.recall or Recall.LOCAL_IS_IDLE)
+
+        try:
+            bundle, recordings, unfit = self._cargo.packed(tuple(flight.jobs.values()), deadline_s=flight.deadline_s, check=check)
+        except (OurError, OSError) as error:  # of the file store, which is away: no fault of Modal's, but nothing can go there
+            raise CallFailed(Why.AWAY, f"the recordings cannot be read: {error}") from error
+        flight.unfit = tuple(unfit)
+        check()
+        if bundle is None:
+            raise Unsent(None)
+        return bundle, recordings
 
     def _keep_call_id(self, flight: Flight, call_id: str) -> bool:
         """However long Redis is away: who dies before has a call that nobody knows."""
@@ -129,35 +151,33 @@ class Pilot:
                 if flight.stopping.wait(self._poll_s):
                     raise Stopped from None
 
-    def _home(self, flight: Flight, unfit: tuple[Job, ...]) -> Landed:
+    def _home(self, flight: Flight) -> Landed:
         assert flight.call_id is not None
-        call_id = flight.call_id
         while True:
             if flight.stopping.is_set():
                 raise Stopped
-            if (ended := self._recalled(flight, call_id)) is not None:
-                return Landed(recall=ended, unfit=unfit)
-            try:
-                reply = self._modal.poll(call_id)
+            try:  # a reply that is there is taken, however late: it is paid for
+                if (reply := self._modal.poll(flight.call_id)) is not None:
+                    return Landed(reply=reply, keys=self._keys(flight, reply))
+                if (recall := self._recalled(flight)) is not None:
+                    self._end(flight.call_id)
+                    return Landed(recall=recall)
             except CallFailed as failure:
                 if failure.why == Why.BROKE or self._overtime_s(flight) > AWAY_MOST_S:
                     raise
                 log.warning("burst cannot be asked for", burst=flight.burst.id, reason=str(failure))
-                reply = None
-            if reply is not None:
-                return Landed(reply=reply, keys=self._keys(flight, reply), unfit=unfit)
             flight.stopping.wait(self._poll_s)
 
-    def _recalled(self, flight: Flight, call_id: str) -> Recall | None:
-        """The recall that ended the call; one that only ends what has not begun may find that it has."""
-        recall = Recall.OVERDUE if self._overtime_s(flight) > 0 else flight.recall
-        if recall is None:
-            return None
-        if recall == Recall.LOCAL_IS_IDLE and not self._modal.waiting_calls():
-            flight.has_started, flight.recall = True, None
-            return None
-        self._end(call_id)
-        return recall
+    def _recalled(self, flight: Flight) -> Recall | None:
+        """Why the call is to be ended, if it is."""
+        if flight.recall is not None or self._overtime_s(flight) > 0:
+            return flight.recall or Recall.OVERDUE
+        return Recall.LOCAL_IS_IDLE if flight.back_if_waiting and self._surely_waits(flight) else None
+
+    def _surely_waits(self, flight: Flight) -> bool:
+        waiting, enough = self._modal.waiting_calls(), flight.back_if_waiting
+        flight.has_started, flight.back_if_waiting = not waiting, 0
+        return waiting >= enough
 
     def _end(self, call_id: str) -> None:
         try:
@@ -170,21 +190,30 @@ class Pilot:
 
     def _keys(self, flight: Flight, reply: Reply) -> dict[str, str]:
         """Waits for a file store that is full or away: the results are here, and another run costs money."""
-        wanted = {receipt.job_id: receipt for receipt in reply.receipts if receipt.outcome == Outcome.SUCCEEDED or receipt.sha256}
         keys: dict[str, str] = {}
-        while wanted:
-            job_id, receipt = next(iter(wanted.items()))
+        for receipt in reply.receipts:
+            if receipt.outcome == Outcome.SUCCEEDED or receipt.sha256:
+                try:
+                    if key := self._key(flight, receipt):
+                        keys[receipt.job_id] = key
+                except (OurError, FileExistsError) as error:
+                    log.error("result not taken", job_id=receipt.job_id, reason=str(error))
+        return keys
+
+    def _key(self, flight: Flight, receipt: Receipt) -> str | None:
+        """None when nobody wants it any more."""
+        is_told = False
+        while True:
             try:
-                keys[job_id] = self._cargo.landed(receipt)
+                return self._cargo.landed(receipt)
             except (DiskFull, StorageUnavailable) as error:
-                log.error("file store away: results of a burst wait", burst=flight.burst.id, reason=str(error))
+                if receipt.job_id not in flight.jobs:
+                    return None
+                if not is_told:  # said once: it may last for hours
+                    log.error("file store away: results of a burst wait", burst=flight.burst.id, reason=str(error))
+                is_told = True
                 if flight.stopping.wait(self._poll_s):
                     raise Stopped from None
-                continue
-            except (OurError, FileExistsError) as error:
-                log.error("result not taken", job_id=job_id, reason=str(error))
-            del wanted[job_id]
-        return keys
 
 
 def started_in_background(fly: Callable[[Flight], None], flight: Flight) -> Flight:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from core.burst import DEPLOY, Reply, Stack
+from core.burst import DEPLOY, Outcome, Reply, Stack
 from core.bursts import Bursts
-from dispatcher.burst.flight import Flight
+from dispatcher.burst.flight import Flight, receipts_of
 
 COLD_START_S = 60.0  # assumed: import, models from a Volume; `python -m dispatcher.burst check` measures it
 REAL_TIME_FACTOR = 5.0  # assumed: the lower end of what users of the same stack tell of an A10G with speakers
@@ -14,6 +14,7 @@ LEAST_AUDIO_S = 60.0  # of a bundle that says something of speed
 LEAST_BYTES = 1_000_000  # of an upload that does
 SLOWER_AT_MOST = 4.0  # than expected a bundle may be before it is overdue …
 DEADLINE_FLOOR_S = 180.0  # … and never less than this
+REPLY_S = 30.0  # before Modal ends the call: attempts may come 20 s late to their end (`worker.remote`), and the reply is sent
 
 
 class Gauges:
@@ -31,7 +32,11 @@ class Gauges:
 
     def deadline_s(self, audio_s: float) -> float:
         """How long the container may work on it."""
-        return min(max(SLOWER_AT_MOST * audio_s / self.real_time_factor, DEADLINE_FLOOR_S), self._timeout_s)
+        return min(max(SLOWER_AT_MOST * audio_s / self.real_time_factor, DEADLINE_FLOOR_S), self.longest_s)
+
+    @property
+    def longest_s(self) -> float:
+        return self._timeout_s - REPLY_S
 
     def measure(self, flight: Flight, reply: Reply) -> None:
         values: dict[str, float] = {}
@@ -39,8 +44,9 @@ class Gauges:
             since_call_s = reply.started_at - (flight.called_at or reply.started_at)  # by two machines' clocks
             waited_s = since_call_s if since_call_s < LONGEST_COLD_START_S else 0.0
             values["cold_start_s"] = max(reply.container.cold_start_s, waited_s)
-        if reply.seconds and flight.audio_s >= LEAST_AUDIO_S:
-            values["real_time_factor"] = flight.audio_s / reply.seconds
+        audio_s = sum(job.work_s for job, receipt in receipts_of(reply, flight.jobs) if receipt.outcome == Outcome.SUCCEEDED)
+        if reply.seconds and audio_s >= LEAST_AUDIO_S:
+            values["real_time_factor"] = audio_s / reply.seconds
         if flight.sent_s and flight.sent_bytes >= LEAST_BYTES:
             values["upload_bytes_per_s"] = flight.sent_bytes / flight.sent_s
         self._bursts.measure(**values)

@@ -9,6 +9,7 @@ from core.job_store import SUSPECT_AFTER, JobStore
 from core.settings import Settings
 from core.worker_reports import WorkerReport
 from dispatcher.burst.bridge import SLOT, Bridge
+from dispatcher.burst.cargo import MOST_BYTES
 from dispatcher.burst.flight import Flight
 from dispatcher.burst.gauges import Gauges
 from dispatcher.burst.tariff import dearest_per_s
@@ -39,6 +40,7 @@ class Moments:
         self._idle_until: list[float] = []  # of containers whose last call has ended, by the monotonic clock
 
     def now(self, bridge: Bridge) -> View:
+        self._gauges.read()
         of_day, of_month = self._bursts.committed_usd()
         return View(
             now_s=monotonic(),
@@ -53,6 +55,10 @@ class Moments:
         """One has ended its call, and waits for another."""
         self._idle_until.append(monotonic() + self._settings.modal_scaledown_s)
 
+    def container_works(self) -> None:
+        """One of those that waited has another call."""
+        self._idle_until = self._idle_until[1:]
+
     def _pending(self) -> Iterable[PendingJob]:
         now_s, travels = self._jobs.clock_s(), self._settings.file_store is None
         for job in self._jobs.pending(most=MOST_READ):
@@ -61,9 +67,14 @@ class Moments:
                 audio_s=job.work_s,
                 age_s=max(0.0, now_s - job.created_at),
                 upload_bytes=round(job.work_s * FLAC_BYTES_PER_S) if travels else 0,
-                is_local_only=job.options.local_only,
-                is_suspect=job.losses >= SUSPECT_AFTER or job.burst_failures > 0,
+                is_local_only=job.options.local_only or bool(job.burst_failures or job.failures) or self._is_too_long(job, travels),
+                is_suspect=job.losses >= SUSPECT_AFTER,
             )
+
+    def _is_too_long(self, job: Job, travels: bool) -> bool:
+        """For one call, which Modal ends at its time, and whose recordings are in our memory."""
+        is_too_large = travels and job.work_s * FLAC_BYTES_PER_S > MOST_BYTES
+        return is_too_large or job.work_s / self._gauges.real_time_factor > self._gauges.longest_s
 
     def _local(self) -> Local:
         running = [job for job in self._jobs.running() if job.slot != SLOT]
@@ -75,7 +86,6 @@ class Moments:
         )
 
     def _cloud(self, bridge: Bridge) -> Cloud:
-        self._gauges.read()
         calls = tuple(self._call(flight) for flight in bridge.flights.values() if flight.jobs)
         busy = sum(call.has_started for call in calls)
         self._idle_until = [until for until in self._idle_until if until > monotonic()]
@@ -85,18 +95,20 @@ class Moments:
             upload_bytes_per_s=self._gauges.upload_bytes_per_s,
             calls=calls,
             idle_containers=max(0, min(len(self._idle_until), self._settings.modal_max_containers - busy)),
-            is_breaker_open=bridge.breaker.is_open or (bridge.breaker.is_tried and bool(calls)),
+            is_breaker_open=bridge.breaker.is_open or (bridge.breaker.is_tried and bool(bridge.flights)),
         )
 
     def _call(self, flight: Flight) -> Call:
-        """Nobody tells when a container begins a call: it has once its upload and a cold start are over, as they were measured."""
+        """Nobody tells when a container begins a call: it has once its upload and a cold start, if it needs one, are over, as they
+        were measured."""
         since_s = monotonic() - (flight.called or flight.began)
-        has_started = flight.has_started or (flight.called is not None and since_s > self._gauges.cold_start_s)
+        start_s = self._gauges.cold_start_s if flight.needs_container else 0.0
+        has_started = flight.has_started or (flight.called is not None and since_s > start_s)
         return Call(
             id=flight.burst.id,
             audio_s=flight.audio_s,
             has_started=has_started,
-            since_s=max(0.0, since_s - self._gauges.cold_start_s) if has_started and not flight.has_started else since_s,
+            since_s=max(0.0, since_s - start_s) if has_started else since_s,
             upload_left_bytes=0 if flight.called is not None else round(flight.audio_s * FLAC_BYTES_PER_S),
             needs_container=flight.needs_container,
         )

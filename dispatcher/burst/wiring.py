@@ -12,13 +12,14 @@ from core.redis_steps import RedisClient
 from core.settings import Settings, variable
 from core.storage import open_file_store
 from core.worker_reports import WorkerReport
-from dispatcher.burst.bridge import Bridge, Limits, Money
+from dispatcher.burst.bridge import Bridge, Limits
 from dispatcher.burst.burster import Burster
 from dispatcher.burst.calls import ModalCalls, Place
 from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Pilot
 from dispatcher.burst.gauges import Gauges
 from dispatcher.burst.moment import Moments, caps_of, rules_of
+from dispatcher.burst.settling import Money
 from dispatcher.burst.tariff import paid_per_s
 
 
@@ -43,7 +44,12 @@ def build(settings: Settings, redis: RedisClient, jobs: JobStore) -> Parts:
         cargo,
         gauges,
         limits=Limits(settings.lease_s, settings.heartbeat_s, settings.max_failures),
-        money=Money(caps_of(settings), lambda device: paid_per_s(device, settings.modal_gpus), settings.modal_scaledown_s),
+        money=Money(
+            caps_of(settings),
+            lambda device: paid_per_s(device, settings.modal_gpus),
+            settings.modal_scaledown_s,
+            settings.modal_startup_timeout_s + settings.modal_timeout_s,
+        ),
     )
     return Parts(calls, bursts, gauges, Moments(jobs, bursts, gauges, settings), bridge)
 

@@ -26,7 +26,7 @@ def test_without_models_every_bundle_hears_how_to_fill_the_volume(tmp_path: Path
     refusal = Reply.read(worker.run(BUNDLE.plain(), {}, "fc-1")).refusal
     assert refusal is not None
     assert (refusal.code, worker.is_fit, worker.is_host_bad) == ("model_missing", False, False)
-    assert "modal run modal_deploy.py::fill" in refusal.message
+    assert "python -m dispatcher.burst setup" in refusal.message
 
 
 def test_without_cuda_the_host_is_what_is_bad(model_dir: Path, ffmpeg: str) -> None:

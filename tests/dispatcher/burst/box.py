@@ -11,11 +11,12 @@ from core.bursts import Bursts, Caps, DayOfLedger
 from core.file_store import result_key
 from core.job import Job, JobFailure
 from core.transcript import Models, Run, Transcript
-from dispatcher.burst.bridge import Bridge, Limits, Money
+from dispatcher.burst.bridge import Bridge, Limits
 from dispatcher.burst.calls import ModalCalls, Place
 from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Flight, Pilot
 from dispatcher.burst.gauges import Gauges
+from dispatcher.burst.settling import Money
 from dispatcher.reclaim import Reclaimer
 from tests.conftest import wait_for
 from tests.modal_server import Call, ModalServer
@@ -25,6 +26,7 @@ LEASE_S = 60.0
 RESERVE_USD = 0.05
 DOLLARS_PER_S = 0.001
 SCALEDOWN_S = 30.0
+LONGEST_CALL_S = 700.0
 COLD_START_S, SECONDS = 20.0, 3.0
 WHOLE_USD = DOLLARS_PER_S * (COLD_START_S + SECONDS + SCALEDOWN_S)
 STACK = Stack(lock_sha256="1" * 64, models_sha256="2" * 64)
@@ -59,7 +61,7 @@ class BurstBox:
             cargo,
             self.gauges,
             limits=Limits(lease_s=LEASE_S, heartbeat_s=15, max_failures=2),
-            money=Money(self.caps, lambda _: DOLLARS_PER_S, SCALEDOWN_S),
+            money=Money(self.caps, lambda _: DOLLARS_PER_S, SCALEDOWN_S, LONGEST_CALL_S),
         )
         self._built.append(built)
         return built
