@@ -102,7 +102,12 @@ def check(settings: Settings, parts: Parts) -> int:
         print(f"burst check: {refusal}", file=sys.stderr)
         return 1
     begun = time.monotonic()
-    call_id = parts.calls.spawn(*_sample(settings, parts))
+    try:
+        call_id = parts.calls.spawn(*_sample(settings, parts))
+    except CallFailed as failure:
+        if failure.why == Why.BROKE:  # nobody knows whether it runs
+            parts.bursts.post(_may_cost_usd(settings, parts))
+        raise
     print(f"sent {CHECK_S:.0f} s of audio as {call_id}; waiting", flush=True)
     reply: Reply | None = None
     try:
@@ -121,11 +126,15 @@ def _give_up(settings: Settings, parts: Parts, call_id: str, seconds: float) -> 
 
 
 def _too_dear(settings: Settings, parts: Parts) -> str | None:
-    may_cost_usd = dearest_per_s(settings.modal_gpus) * (parts.gauges.cold_start_s + parts.gauges.deadline_s(CHECK_S))
+    may_cost_usd = _may_cost_usd(settings, parts)
     caps, (of_day_usd, of_month_usd) = caps_of(settings), parts.bursts.committed_usd()
     if of_day_usd + may_cost_usd <= caps.day_usd and of_month_usd + may_cost_usd <= caps.month_usd:
         return None
     return f"it may cost ${may_cost_usd:.2f}, beyond a cap: ${of_day_usd:.2f} of the day and ${of_month_usd:.2f} of the month are gone"
+
+
+def _may_cost_usd(settings: Settings, parts: Parts) -> float:
+    return dearest_per_s(settings.modal_gpus) * (parts.gauges.cold_start_s + parts.gauges.deadline_s(CHECK_S))
 
 
 def _sample(settings: Settings, parts: Parts) -> tuple[Bundle, Mapping[str, bytes]]:
@@ -154,7 +163,7 @@ def _judge(settings: Settings, parts: Parts, reply: Reply, seconds: float) -> in
         print(f"burst check: {broken.message if broken else 'the container said nothing of itself'}", file=sys.stderr)
         return 1
     about = reply.container
-    cold_s = seconds - reply.seconds if about.bundles_before == 0 else 0.0
+    cold_s = max(about.cold_start_s, seconds - reply.seconds) if about.bundles_before == 0 else 0.0
     cost_usd = paid_per_s(about.device, settings.modal_gpus) * (cold_s + reply.seconds + settings.modal_scaledown_s)
     parts.bursts.post(cost_usd)
     if cold_s:

@@ -40,6 +40,8 @@ class BurstBox:
         self.box, self.folder, self.server, self.store = box, folder, server, box.store
         self.bursts = Bursts(box.redis, box.store)
         self.own_stacks = {STACK}
+        self.bucket: str | None = None
+        self.calls: type[ModalCalls] = ModalCalls
         self.place = Place("spillway", None, "ak-test", "as-test")
         self.startup_s, self.ask_timeout_s, self.caps = 60.0, 5.0, Caps(1.0, 25.0)
         self._built: list[Bridge] = []
@@ -51,9 +53,9 @@ class BurstBox:
 
     def another(self) -> Bridge:
         """As the next dispatcher builds it: it knows nothing but what is in Redis."""
-        cargo = Cargo(self.box.files, self.box.ffmpeg, None)
+        cargo = Cargo(self.box.files, self.box.ffmpeg, self.bucket)
         self.gauges = Gauges(self.bursts, lambda: self.own_stacks, timeout_s=600)
-        calls = ModalCalls(self.place, ask_timeout_s=self.ask_timeout_s, send_timeout_s=self.ask_timeout_s)
+        calls = self.calls(self.place, ask_timeout_s=self.ask_timeout_s, send_timeout_s=self.ask_timeout_s)
         built = Bridge(
             self.store,
             self.bursts,
