@@ -6,7 +6,7 @@ IMAGE_ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test up down image image-smoke check format lock refresh bundle audit bench clean
+.PHONY: help setup models demo test up down image image-smoke check format lock refresh bundle audit bench chaos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ audit: setup ## known advisories against every lock; each finding needs its entr
 
 bench: models ## speed beside plain WhisperX on the same audio and models
 	@$(PYTHON) -m tools.bench $(ARGS)
+
+chaos: models ## everything broken at once, then the proof that no job was lost; ARGS=--short for a minute, --seed=N for the same again
+	@$(PYTHON) -m tools.chaos $(ARGS)
 
 clean: down ## what was produced here, save the environment and the models
 	find .local -mindepth 1 -maxdepth 1 ! -name models -exec rm -rf {} + 2>/dev/null || true

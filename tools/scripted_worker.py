@@ -6,11 +6,14 @@ one write, so that what happened is told by the stages themselves and not by the
 """
 
 import argparse
+import ctypes
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -55,11 +58,16 @@ class Journal:
 class ScriptedEngine:
     """Keeps ASR as a stage product, as the engine does: a retry begins at alignment."""
 
-    def __init__(self, journal: Journal, real: Runs | None) -> None:
-        self._journal, self._real = journal, real
+    def __init__(self, journal: Journal, load_real: Callable[[], Runs] | None) -> None:
+        """The real engine is loaded by the first job that wants it: the others need not wait for it."""
+        self._journal, self._load_real = journal, load_real
+        self._loading = threading.Lock()
+        self._real: Runs | None = None
 
     def transcribe(self, work: Work) -> Transcript:
-        if self._real and "script" not in work.options.metadata:
+        if self._load_real and "script" not in work.options.metadata:
+            with self._loading:
+                self._real = self._real or self._load_real()
             return self._real.transcribe(work)
         script = Script.model_validate(work.options.metadata.get("script", {}))
         if Stage.ASR not in work.kept:
@@ -85,8 +93,6 @@ class ScriptedEngine:
 
 
 def _segfault() -> None:
-    import ctypes
-
     ctypes.string_at(0)
 
 
@@ -135,13 +141,13 @@ def main() -> None:
     journal = Journal(given.journal)
 
     def prepare(settings: Settings, media: Recordings, presence: Presence) -> Runs:
-        return ScriptedEngine(journal, _real_engine(settings, media, presence) if given.real else None)
+        return ScriptedEngine(journal, partial(_real_engine, settings, media, presence) if given.real else None)
 
     serve(prepare)
 
 
 def _real_engine(settings: Settings, media: Recordings, presence: Presence) -> Runs:
-    from worker.celery_app import fit_engine  # brings the ML stack, 9 s that the other jobs need not wait for
+    from worker.celery_app import fit_engine  # brings the ML stack, 9 s of CPU
 
     return fit_engine(settings, media, presence)
 
