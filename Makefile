@@ -6,7 +6,7 @@ IMAGE_ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test up down image image-smoke check format lock refresh bundle audit bench chaos clean
+.PHONY: help setup models demo test up down image image-smoke check format lock refresh bundle audit bench bench-queue chaos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,9 @@ bench: models ## speed beside plain WhisperX on the same audio and models
 
 chaos: models ## everything broken at once, then the proof that no job was lost; ARGS=--short for a minute, --seed=N for the same again
 	@$(PYTHON) -m tools.chaos $(ARGS)
+
+bench-queue: setup ## the queue at its depth under many clients, beside a plain Celery queue; sizes: ARGS='--depth 1000 --seconds 20'
+	@$(PYTHON) -m tools.queue_bench $(ARGS)
 
 clean: down ## what was produced here, save the environment and the models
 	find .local -mindepth 1 -maxdepth 1 ! -name models -exec rm -rf {} + 2>/dev/null || true

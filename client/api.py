@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 
 from client.errors import ServiceAway, ServiceBusy, SpillwayError, refusal
-from client.models import Job, JobPage, Queue
+from client.models import Delivery, Job, JobPage, Queue
 from client.sse import events
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -104,6 +104,10 @@ class SpillwayClient:
 
     def transcript(self, job_id: str, format: str = "json") -> str:
         return self._send("GET", f"/v1/jobs/{job_id}/transcript", params={"format": format}).text
+
+    def deliveries(self, job_id: str) -> tuple[Delivery, ...]:
+        """What became of its webhook and its output."""
+        return tuple(Delivery.read(delivery) for delivery in self._json("GET", f"/v1/jobs/{job_id}/deliveries")["deliveries"])
 
     def cancel(self, job_id: str) -> Job:
         return Job.read(self._json("POST", f"/v1/jobs/{job_id}/cancel"))

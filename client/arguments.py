@@ -1,11 +1,13 @@
 """The command line of `spillway`."""
 
-from argparse import ArgumentParser, BooleanOptionalAction
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from pathlib import Path
 from typing import Any
 
 FORMATS = ("json", "txt", "srt", "vtt", "tsv", "rttm")
 KEY = "A service that needs an API key finds it in the variable SPILLWAY_API_KEY."
+GS = "gs://"
+PREFIX = "a gs:// prefix: the service writes the transcript there, in every format"
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
 # The service's options for a job, as they are given here; its documentation says what they do.
@@ -28,6 +30,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "callback_url": {"help": "a URL that hears, signed, how the job ended"},
 }
 
+BY_ID = (
+    ("status", "show a job"),
+    ("get", "print a transcript"),
+    ("deliveries", "show what became of a job's webhook and output"),
+    ("cancel", "cancel a job"),
+    ("delete", "delete a job"),
+)
+
 
 def parser() -> ArgumentParser:
     root = ArgumentParser(prog="spillway", description="Speech to text by a Spillway service.", epilog=KEY)
@@ -40,10 +50,11 @@ def parser() -> ArgumentParser:
 
     for name, help in (("transcribe", "send a recording, wait, print the transcript"), ("submit", "send a recording, print the job's id")):
         _add_recording(command(name, help))
-    _add_output(commands.choices["transcribe"])
-    for name, help in (("status", "show a job"), ("get", "print a transcript"), ("cancel", "cancel a job"), ("delete", "delete a job")):
+    _add_output(commands.choices["transcribe"], type=_file_or_prefix, help=f"write the transcript to this file; {PREFIX}")
+    commands.choices["submit"].add_argument("--output", type=_prefix, metavar="gs://…", help=PREFIX)
+    for name, help in BY_ID:
         command(name, help).add_argument("id", help="the job's id")
-    _add_output(commands.choices["get"])
+    _add_output(commands.choices["get"], type=Path, help="write the transcript to this file")
     _add_filters(command("jobs", "list jobs, newest first"))
     command("queue", "show the queue and the workers")
     return root
@@ -59,9 +70,19 @@ def _recording(given: str) -> Path | str:
     return given if "://" in given else Path(given)
 
 
-def _add_output(command: ArgumentParser) -> None:
+def _file_or_prefix(given: str) -> Path | str:
+    return given if given.startswith(GS) else Path(given)
+
+
+def _prefix(given: str) -> str:
+    if not given.startswith(GS):
+        raise ArgumentTypeError(f"{given!r} is no gs:// prefix; for a file use `spillway get` once the job has ended, or `transcribe`")
+    return given
+
+
+def _add_output(command: ArgumentParser, **output: Any) -> None:
     command.add_argument("--format", choices=FORMATS, help="txt if absent, or what the output file's name says")
-    command.add_argument("--output", type=Path, help="write the transcript to this file")
+    command.add_argument("--output", **output)
 
 
 def _add_filters(command: ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from client.api import DEFAULT_URL, SpillwayClient
 from client.arguments import FORMATS, OPTIONS, parser
-from client.display import LiveProgress, live_progress, show_job, show_jobs, show_queue, show_transcript
+from client.display import LiveProgress, live_progress, show_deliveries, show_job, show_jobs, show_queue, show_transcript
 from client.errors import ServiceRefused, SpillwayError
 from client.models import Job
 
@@ -49,8 +49,9 @@ def transcribe(client: SpillwayClient, asked: Namespace) -> int:
         return _cancelled(client, job)
     if job.state != "succeeded":
         return _complain(f"job {job.id}: {job.error.message if job.error else job.state}")
-    _hand_over(client, job.id, asked.format, asked.output)
-    if asked.format or asked.output or not out.is_terminal:  # on a terminal they stand below the transcript
+    file = asked.output if isinstance(asked.output, Path) else None
+    _hand_over(client, job.id, asked.format, file)
+    if asked.format or file or not out.is_terminal:  # on a terminal they stand below the transcript
         for warning in job.warnings:
             err.print(f"warning: {warning.message}", highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -81,6 +82,11 @@ def get(client: SpillwayClient, asked: Namespace) -> int:
     return 0
 
 
+def deliveries(client: SpillwayClient, asked: Namespace) -> int:
+    show_deliveries(out, client.deliveries(asked.id))
+    return 0
+
+
 def cancel(client: SpillwayClient, asked: Namespace) -> int:
     job = client.cancel(asked.id)
     _write("cancelling\n" if job.state == "running" else f"{job.state}\n")
@@ -99,7 +105,7 @@ def queue(client: SpillwayClient, asked: Namespace) -> int:  # noqa: ARG001 - al
 
 COMMANDS: dict[str, Callable[[SpillwayClient, Namespace], int]] = {
     "transcribe": transcribe, "submit": submit, "status": status, "jobs": jobs,
-    "get": get, "cancel": cancel, "delete": delete, "queue": queue,
+    "get": get, "deliveries": deliveries, "cancel": cancel, "delete": delete, "queue": queue,
 }  # fmt: skip
 
 
@@ -118,7 +124,9 @@ def _metadata(asked: Namespace) -> dict[str, Any]:
 
 
 def _options(asked: Namespace) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in OPTIONS if getattr(asked, name) is not None}
+    """A prefix in a bucket is the service's to write, a file is ours."""
+    given = {name: getattr(asked, name) for name in OPTIONS if getattr(asked, name) is not None}
+    return given | ({"output": asked.output} if isinstance(asked.output, str) else {})
 
 
 def _hand_over(client: SpillwayClient, job_id: str, form: str | None, output: Path | None) -> None:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from client.models import Job, Queue
+from client.models import Delivery, Job, Queue
 
 SPEAKER_STYLES = ("cyan", "magenta", "green", "yellow", "blue", "red")
 STAGES = {
@@ -120,6 +120,18 @@ def show_jobs(console: Console, jobs: tuple[Job, ...]) -> None:
     console.print(table)
 
 
+def show_deliveries(console: Console, deliveries: tuple[Delivery, ...]) -> None:
+    """A table for a terminal; for a pipe a line per delivery, its fields parted by tabs."""
+    rows = [(each.kind, each.state, str(len(each.attempts)), each.next_try or "", each.url, _last_error(each)) for each in deliveries]
+    if not console.is_terminal:
+        console.file.writelines("\t".join(row) + "\n" for row in rows)
+        return
+    table = Table("what", "state", "tries", "next try", "to", "last error", box=None)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table if rows else "this job owes nothing to anybody")
+
+
 def show_queue(console: Console, queue: Queue) -> None:
     wait = "unknown" if queue.estimated_wait_s is None else clock(queue.estimated_wait_s)
     speed = "not measured yet" if queue.real_time_factor is None else f"{queue.real_time_factor:.1f} x real time"
@@ -138,6 +150,12 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _last_error(delivery: Delivery) -> str:
+    last = delivery.attempts[-1] if delivery.attempts else None
+    said = (last.status and str(last.status), last.error) if last else ()
+    return ": ".join(part for part in said if part)
 
 
 def _length(job: Job) -> str:

@@ -37,6 +37,7 @@ class Job:
     created_at: str
     started_at: str | None
     finished_at: str | None
+    expires_at: str | None  # when it is deleted, its transcript with it
     duration_s: float | None  # None until its source was fetched
     source: str | None
     filename: str
@@ -63,6 +64,30 @@ class Job:
 class JobPage:
     jobs: tuple[Job, ...]  # newest first
     next: str | None  # the cursor of the next page
+
+
+@dataclass(frozen=True)
+class Attempt:
+    at: str
+    status: int | None  # of the receiver's answer, where there was one
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    id: str
+    kind: str  # webhook or output
+    url: str
+    state: str  # pending, delivered, failed or stopped
+    attempts: tuple[Attempt, ...]
+    next_try: str | None
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> Self:
+        known = {field.name: answer[field.name] for field in fields(cls)}
+        tries = answer["attempts"]
+        known["attempts"] = tuple(Attempt(**{field.name: attempt[field.name] for field in fields(Attempt)}) for attempt in tries)
+        return cls(**known)
 
 
 @dataclass(frozen=True)

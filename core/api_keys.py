@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.crash_points import passed
 from core.errors import InvalidRequest, SettingsError, Unauthorized
 from core.redis_steps import NAMESPACE, RedisClient, redis_away
 from core.settings import FILE_SUFFIX, MOST_PER_KEY, MOST_PER_MINUTE, Settings, variable
@@ -51,6 +52,7 @@ class KeyLimits(BaseModel):
 
     requests_per_minute: int | None = Field(None, ge=0, le=MOST_PER_MINUTE)
     max_jobs: int | None = Field(None, ge=0, le=MOST_PER_KEY)
+    high_priority: bool | None = None  # None: admin keys may, others may not
 
 
 THE_SETTINGS = KeyLimits()
@@ -78,6 +80,11 @@ class KeyRecord(BaseModel):
         if self.limits.max_jobs is not None:
             return self.limits.max_jobs
         return 0 if self.scope == Scope.ADMIN else settings.max_jobs_per_key
+
+    @property
+    def goes_first(self) -> bool:
+        """Whether its jobs may stand before everybody's: a right, since a key that always took it would keep all others waiting."""
+        return self.scope == Scope.ADMIN if self.limits.high_priority is None else self.limits.high_priority
 
 
 class ApiKeys:
@@ -131,6 +138,7 @@ class ApiKeys:
         revoked = record.model_copy(update={"revoked_at": time.time()})
         with redis_away():
             self._redis.hset(self._hash, key_id, revoked.model_dump_json())
+        passed("redis", "api_keys")
         return revoked
 
     def _record(self, key_id: str) -> KeyRecord | None:
@@ -149,6 +157,7 @@ class ApiKeys:
         """Once for each id, so that the first key stays revoked when the service starts again."""
         with redis_away():
             self._redis.hsetnx(self._hash, record.id, record.model_dump_json())
+        passed("redis", "api_keys")
 
     def _new_record(self, key: ApiKey, name: str, scope: Scope, limits: KeyLimits) -> KeyRecord:
         return KeyRecord(id=key.id, name=name, scope=scope, created_at=time.time(), digest=self._digest(key), limits=limits)

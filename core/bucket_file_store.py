@@ -10,8 +10,9 @@ from pathlib import Path
 from time import monotonic
 from uuid import uuid4
 
+from core.crash_points import passed
 from core.errors import DiskFull, StorageUnavailable
-from core.file_store import PROBE_KEY, checked, never
+from core.file_store import JOBS, KEY, PROBE_KEY, Listed, checked, never
 from core.gcs import CloudStorage
 from core.gs_address import Place
 from core.log import logger
@@ -56,6 +57,7 @@ class BucketFileStore:
         try:
             with full_disk_said(), copy.open("xb") as file:
                 self._storage.download(self.place(key), file.write, check=check)
+            passed("copied", key)
             yield copy
         finally:
             copy.unlink(missing_ok=True)
@@ -64,7 +66,19 @@ class BucketFileStore:
         self._storage.delete(self.place(key))
 
     def delete_job(self, job_id: str) -> None:
-        self._storage.delete_under(self.place(f"jobs/{job_id}"))
+        self._storage.delete_under(self.place(f"{JOBS}/{job_id}"))
+
+    def listed(self, folder: str) -> Iterator[Listed]:
+        for stored in self._storage.listed(self.place(folder)):
+            if key := self.key_of(str(stored.place)):
+                yield Listed(key, stored.size_bytes, stored.stored_at)
+
+    def key_of(self, address: str) -> str | None:
+        key = address.removeprefix(f"{self._root.under('')}")
+        return key if key != address and KEY.fullmatch(key) else None
+
+    def tidy(self) -> None:
+        prepare(self._scratch)
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._scratch).free

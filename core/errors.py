@@ -30,6 +30,7 @@ SpillwayError
     ├── StorageUnavailable     503: the bucket does not answer, or has had enough for the moment
     │   └── StorageDenied      no, wrong or expired credentials
     │       └── BucketDenied   the bucket is not there, or not ours to use
+    ├── InputLost              the recording is not in the file store any more as it was accepted
     ├── OutOfMemory            the device's memory does not hold one window
     └── EngineFailed           a stage of the engine broke
 LeaseLost                      not an error to show: another runner owns the job
@@ -224,6 +225,12 @@ class StorageDenied(StorageUnavailable):
 
 class BucketDenied(StorageDenied):
     """The bucket is not there, or our account may not do that in it; the message names account, permission and role."""
+
+
+class InputLost(OurError):
+    """The file store has lost a recording that was accepted, or damaged it; the message is safe to show and says what to do."""
+
+    code = "input_lost"
 
 
 class OutOfMemory(OurError):

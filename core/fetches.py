@@ -1,6 +1,7 @@
 """Sources that wait to be fetched: taken by lease and fencing token as jobs are by runners, so that a fetch is done once."""
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
 
 from core.errors import JobNotFound
 from core.job import Fetched, Job, JobFailure, JobState
@@ -8,6 +9,8 @@ from core.job_store import JobStore, Verdict
 from core.leased import Lease, beat
 from core.leased import milliseconds as _ms
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
+
+NONE: Mapping[str, int] = {}
 
 
 class Fetches:
@@ -20,9 +23,14 @@ class Fetches:
         self._redis, self._jobs, self._key = redis, jobs, f"{namespace}:fetching"
         self._steps = RedisSteps(redis, namespace)
 
-    def claim(self, lease: Lease) -> Job | None:
-        """The job whose source has waited longest for its turn; its `fetch` is the fencing token."""
-        claimed = self._steps.run("claim_fetch", lease.owner, _ms(lease.lease_s), lease.max_losses)
+    def claim(self, lease: Lease, *, under_way: Mapping[str, int] = NONE, most_of_key: int = 0) -> Job | None:
+        """A job whose source is to be fetched; its `fetch` is the fencing token.
+
+        Of the API key that has the fewest `under_way`, the one that has waited longest; none of a key that has `most_of_key`, 0 for
+        no limit. Where very many wait it is one of them by chance.
+        """
+        counts = [value for pair in under_way.items() for value in pair]
+        claimed = self._steps.run("claim_fetch", lease.owner, _ms(lease.lease_s), lease.max_losses, random.random(), most_of_key, *counts)
         try:
             return self._jobs.get(str(claimed[0])) if claimed else None
         except JobNotFound:  # deleted in the same moment

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.crash_points import passed
 from core.job import Priority
 from core.job_store import WAIT_BOUNDS_S, Runner
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
@@ -53,6 +54,8 @@ class Snapshot:
     undelivered: int
     oldest_undelivered_s: float
     has_leader: bool
+    orphan_files: int  # at the last look
+    missing_files: int
     totals: Mapping[str, int]  # raised by the steps, never lowered; times in ms
 
 
@@ -65,7 +68,7 @@ class Figures:
 
     def snapshot(self) -> Snapshot:
         """In four round trips, however much waits."""
-        totals, waits, backlog, fetching, undelivered, oldest, leader, now_ms = self._now()
+        totals, waits, backlog, orphans, fetching, undelivered, oldest, leader, now_ms = self._now()
         return Snapshot(
             queued=self._queued(backlog, now_ms),
             waits={priority: _waits(waits, priority) for priority in Priority},
@@ -73,6 +76,8 @@ class Figures:
             undelivered=undelivered,
             oldest_undelivered_s=_seconds(now_ms - oldest[0][1]) if oldest else 0.0,
             has_leader=bool(leader),
+            orphan_files=int(orphans.get("files", 0)),
+            missing_files=int(orphans.get("missing", 0)),
             totals={name: int(value) for name, value in totals.items()},
         )
 
@@ -85,6 +90,7 @@ class Figures:
         """Raises a total that no step raises."""
         with redis_away():
             self._redis.hincrby(self._key("counters"), name, by)
+        passed("redis", "counters")
 
     def report(self, runner: Runner, figures: WorkerFigures) -> None:
         """Adds what is new to the totals; safe to repeat."""
@@ -95,7 +101,7 @@ class Figures:
     def _now(self) -> tuple[Any, ...]:
         def ask(pipe: Any) -> None:
             pipe.hgetall(self._key("counters")).hgetall(self._key("waits")).hgetall(self._key("totals"))
-            pipe.zcard(self._key("fetching")).zcard(self._key("undelivered"))
+            pipe.hgetall(self._key("orphans")).zcard(self._key("fetching")).zcard(self._key("undelivered"))
             pipe.zrange(self._key("undelivered"), 0, 0, withscores=True).exists(self._key("leader")).time()
 
         *found, (seconds, microseconds) = self._ask(ask)

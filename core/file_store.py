@@ -1,21 +1,29 @@
 """Where uploads, stage products and transcripts are: one contract, kept by a local volume and by a bucket (`core.storage` opens one)."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from core.partial_file import PartialFile, StoredFile
 
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")  # our own names only: nothing that a client sends is a path
-PROBE_KEY = "probes/readiness"
-JOBS, UPLOADS = "jobs", "uploads"
+FOLDERS = JOBS, UPLOADS, PROBES = "jobs", "uploads", "probes"
+PROBE_KEY = f"{PROBES}/readiness"
 SPARE_BYTES = 64 * 1024**2  # room that whoever stores a recording leaves to everybody else
 
 
 def never() -> None:
     """For callers that never give up."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    key: str
+    bytes: int
+    stored_at: float  # seconds since the epoch
 
 
 class FileStore(Protocol):
@@ -43,6 +51,15 @@ class FileStore(Protocol):
         """No error where nothing is."""
 
     def delete_job(self, job_id: str) -> None: ...
+
+    def listed(self, folder: str) -> Iterator[Listed]:
+        """Every file under it, none if there is no such folder; what comes or goes meanwhile may be among them or not."""
+
+    def key_of(self, address: str) -> str | None:
+        """The key of the file that a gs:// address names, if it is one of this store."""
+
+    def tidy(self) -> None:
+        """Takes away what processes that were killed have left half-written on this machine, once nobody can be writing it."""
 
     def free_bytes(self) -> int:
         """Room on this machine for files that grow."""

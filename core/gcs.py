@@ -1,6 +1,5 @@
 """Google Cloud Storage, the one place that talks to it: streams both ways, checksums, preconditions, bounded patience."""
 
-import json
 import threading
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -14,11 +13,12 @@ import google_crc32c
 from google.auth.transport.requests import Request
 from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
-from google.oauth2 import service_account
 
-from core.errors import ObjectRefused, SettingsError, StorageDenied, StorageUnavailable
+from core.crash_points import passed
+from core.errors import BucketDenied, ObjectRefused, StorageDenied, StorageUnavailable
 from core.file_store import never
 from core.gcs_errors import FOREIGN, no_bucket, translated
+from core.gcs_key import credentials_of
 from core.gs_address import Place
 
 PIECE_BYTES = 8 * 1024**2  # of one ranged read, and of one step of a resumable upload: what a break costs, and what is in memory
@@ -40,15 +40,22 @@ class Found:
     crc32c: bytes
 
 
+@dataclass(frozen=True)
+class Stored:
+    place: Place
+    size_bytes: int
+    stored_at: float  # seconds since the epoch, by Google's clock
+
+
 class CloudStorage:
-    """Everything but a wrong key is found out at the first use, since finding credentials may take a machine's network.
+    """Everything is found out at the first use, since finding credentials may take a machine's network.
 
     Raises from every call `StorageUnavailable`, `StorageDenied`, `BucketDenied`; `FileNotFoundError` for an object that is not there.
     """
 
     def __init__(self, credentials: str | None = None, patience: Patience = Patience()) -> None:
-        """`credentials` is a service account's key as JSON. Raises `SettingsError` for one that is none."""
-        self._credentials = _key(credentials) if credentials else None
+        """`credentials` is a service account's key as JSON, which the settings hold to be one."""
+        self._credentials = credentials_of(credentials) if credentials else None
         self._timeout = (patience.connect_s, patience.silence_s)
         self._retry = DEFAULT_RETRY.with_delay(initial=0.2, maximum=5.0, multiplier=2.0).with_timeout(patience.tries_s)
         self._lock = threading.Lock()
@@ -73,9 +80,14 @@ class CloudStorage:
             if isinstance(error, FileExistsError):
                 raise
             raise StorageUnavailable(f"Google Cloud Storage forgot the upload of {place} half-way") from error
+        except BucketDenied:
+            if replaces or not self._is_seen_to_hold(place, content):
+                raise
+            return
         if _digest(stored.crc32c) != crc32c(content):
             self.delete(place)
             raise StorageUnavailable(f"{place} arrived damaged: its checksum is another")
+        passed("placed", place.name)
 
     def download(self, place: Place, write: Callable[[bytes], object], *, check: Callable[[], None] = never) -> None:
         """In pieces of one generation, its checksum held. Raises `ObjectRefused` when the object changes meanwhile."""
@@ -108,10 +120,18 @@ class CloudStorage:
                 self._blob(place).delete(timeout=self._timeout, retry=self._retry)
         except FileNotFoundError:
             return
+        passed("deleted", place.name)
 
     def delete_under(self, folder: Place) -> None:
-        for place in self._listed(folder):
-            self.delete(place)
+        for stored in list(self.listed(folder)):
+            self.delete(stored.place)
+
+    def listed(self, folder: Place) -> Iterator[Stored]:
+        """In pages of a thousand, each asked for when it is needed."""
+        with self._errors(folder):
+            found = self._client().list_blobs(folder.bucket, prefix=f"{folder.name}/", timeout=self._timeout, retry=self._retry)
+            for blob in found:
+                yield Stored(Place(folder.bucket, blob.name), int(blob.size), blob.time_created.timestamp())
 
     def signed_url(self, place: Place, method: str, *, expires_s: float, headers: dict[str, str]) -> str:
         """V4. Raises `StorageDenied` for credentials that cannot sign."""
@@ -171,10 +191,12 @@ class CloudStorage:
             return False
         return found.size_bytes == _size(content) and found.crc32c == crc32c(content)
 
-    def _listed(self, folder: Place) -> list[Place]:
-        with self._errors(folder):
-            found = self._client().list_blobs(folder.bucket, prefix=f"{folder.name}/", timeout=self._timeout, retry=self._retry)
-            return [Place(folder.bucket, blob.name) for blob in found]
+    def _is_seen_to_hold(self, place: Place, content: IO[bytes]) -> bool:
+        """A name that is taken needs the right to delete on top of the right to create: who has the latter alone may hear of that first."""
+        try:
+            return self._holds(place, content)
+        except BucketDenied:
+            return False
 
     def _blob(self, place: Place, *, piece_bytes: int | None = PIECE_BYTES) -> Any:
         return self._client().bucket(place.bucket).blob(place.name, chunk_size=piece_bytes)
@@ -212,13 +234,6 @@ class _Checked(BytesIO):
     def write(self, chunk: Any) -> int:
         self._check()
         return super().write(chunk)
-
-
-def _key(text: str) -> Any:
-    try:
-        return service_account.Credentials.from_service_account_info(json.loads(text))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise SettingsError(f"SPILLWAY_GCS_CREDENTIALS is wrong: it is no service account's key as Google gives it ({error})") from error
 
 
 def _size(content: IO[bytes]) -> int:

@@ -29,5 +29,9 @@ class Place:
     def under(self, name: str) -> "Place":
         return Place(self.bucket, f"{self.name}/{name}" if self.name else name)
 
+    def is_within(self, folder: "Place") -> bool:
+        """Also when it is the folder itself."""
+        return self.bucket == folder.bucket and (not folder.name or f"{self.name}/".startswith(f"{folder.name}/"))
+
     def __str__(self) -> str:
         return f"gs://{self.bucket}/{self.name}"

@@ -173,7 +173,9 @@ class Job(NewJob):
     started_at: float | None = None
     finished_at: float | None = None
     products: dict[str, str] = Field(default_factory=dict)  # stage → key in the file store
+    product_sha256: dict[str, str] = Field(default_factory=dict)  # stage → what its product must have
     result_key: str | None = None
+    result_sha256: str | None = None
     warnings: tuple[Notice, ...] = ()
     error: JobFailure | None = None
 

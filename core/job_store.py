@@ -7,9 +7,12 @@ from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
-from core.errors import IdempotencyConflict, JobNotFound, QueueFull, TooManyJobs
+from redis.exceptions import ResponseError
+
+from core.crash_points import passed
+from core.errors import IdempotencyConflict, JobNotFound, QueueFull, StoreUnavailable, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
-from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, is_reachable, redis_away
+from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 from core.transcript import Notice
 from core.worker_reports import WorkerReport, report_of
 
@@ -55,6 +58,15 @@ class Backlog:
     running_jobs: int
     running_audio_s: float
     real_time_factor: float | None  # audio seconds per second, of recent jobs; None before the first
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The result of a job that failed all the same."""
+
+    key: str
+    sha256: str
+    warnings: tuple[Notice, ...]
 
 
 @dataclass(frozen=True)
@@ -191,20 +203,25 @@ class JobStore:
         verdicts = self._steps.run("beat", _ms(lease_s), int(renew), *per_job)
         return tuple(map(Verdict, verdicts))
 
-    def keep_product(self, job: Job, stage: Stage, key: str) -> bool:
+    def keep_product(self, job: Job, stage: Stage, key: str, *, sha256: str = "") -> bool:
         """Whether the attempt still held the job, and the product is now in its record."""
-        return bool(self._steps.run("keep", job.id, job.attempt, stage, key) == Verdict.HELD)
+        return bool(self._steps.run("keep", job.id, job.attempt, stage, key, sha256) == Verdict.HELD)
 
     def succeed(
-        self, job: Job, *, result_key: str, warnings: Iterable[Notice] = (), stages_s: Mapping[str, float] = NO_STAGES
+        self,
+        job: Job,
+        *,
+        result_key: str,
+        result_sha256: str = "",
+        warnings: Iterable[Notice] = (),
+        stages_s: Mapping[str, float] = NO_STAGES,
     ) -> JobState | None:
         """The state reached (a cancel that came first wins), or None when the attempt had lost the job."""
-        noted = json.dumps([warning.model_dump() for warning in warnings])
-        return self._finish(job, JobState.SUCCEEDED, "result_key", result_key, "warnings", noted, stages_s=stages_s)
+        result = _result(result_key, result_sha256)
+        return self._finish(job, JobState.SUCCEEDED, *result, "warnings", _noted(warnings), stages_s=stages_s)
 
-    def fail(self, job: Job, failure: JobFailure, *, result_key: str | None = None) -> JobState | None:
-        kept = ("result_key", result_key) if result_key else ()
-        return self._finish(job, JobState.FAILED, "error", failure.model_dump_json(), *kept)
+    def fail(self, job: Job, failure: JobFailure) -> JobState | None:
+        return self._finish(job, JobState.FAILED, "error", failure.model_dump_json())
 
     def end_cancelled(self, job: Job) -> JobState | None:
         return self._finish(job, JobState.CANCELLED)
@@ -213,9 +230,13 @@ class JobStore:
         """Back to its place in the queue, no loss counted; None when the attempt had lost it."""
         return _state(self._steps.run("release", job.id, job.attempt, int(is_burst_failed)))
 
-    def retry(self, job: Job, failure: JobFailure, *, max_failures: int) -> JobState | None:
-        """Queued once more, or failed for good when it broke `max_failures` times; None when the attempt had lost it."""
-        return _state(self._steps.run("retry", job.id, job.attempt, max_failures, failure.model_dump_json()))
+    def retry(self, job: Job, failure: JobFailure, *, max_failures: int, kept: Kept | None = None) -> JobState | None:
+        """Queued once more, or failed for good when it broke `max_failures` times; None when the attempt had lost it.
+
+        A job that fails for good keeps the result that there is all the same.
+        """
+        result = (*_result(kept.key, kept.sha256), "warnings", _noted(kept.warnings)) if kept else ()
+        return _state(self._steps.run("retry", job.id, job.attempt, max_failures, failure.model_dump_json(), *result))
 
     def reclaim_expired(self, *, max_losses: int, limit: int = 100) -> dict[str, JobState]:
         """Takes back jobs whose runner fell silent for a lease: job id → the state it is in now."""
@@ -231,7 +252,9 @@ class JobStore:
         with redis_away():
             said = {name: value for name, value in asdict(report).items() if name != "jobs_in_flight"}
             self._redis.set(self._key("worker", report.slot), json.dumps(said), px=_ms(ttl_s))
+            passed("redis", "worker")
             self._redis.sadd(self._key("workers"), report.slot)
+            passed("redis", "workers")
 
     def workers(self) -> tuple[WorkerReport, ...]:
         """Those heard of lately."""
@@ -269,19 +292,20 @@ class JobStore:
 
     def lead(self, holder: str, *, ttl_s: float) -> bool:
         """Whether `holder` is the one dispatcher that acts, until `ttl_s` from now."""
-        key = self._key("leader")
-        with redis_away():
-            if self._redis.set(key, holder, nx=True, px=_ms(ttl_s)):
-                return True
-            return bool(self._redis.get(key) == holder and self._redis.pexpire(key, _ms(ttl_s)))
+        return bool(self._steps.run("lead", holder, _ms(ttl_s)))
 
     def uptime_s(self) -> float:
         """How long this Redis has been up, in whole seconds."""
         with redis_away():
             return float(self._redis.info("server")["uptime_in_seconds"])
 
-    def is_reachable(self) -> bool:
-        return is_reachable(self._redis)
+    def fault(self) -> str | None:
+        """Why no job can be written down, None when it can: a Redis that is full or cannot save answers, but takes no writes."""
+        try:
+            self._steps.run("probe")
+        except StoreUnavailable as error:
+            return "Redis takes no writes" if isinstance(error.__cause__, ResponseError) else "Redis does not answer"
+        return None
 
     def _finish(self, job: Job, state: JobState, *fields: str, stages_s: Mapping[str, float] = NO_STAGES) -> JobState | None:
         stages_ms = json.dumps({stage: _ms(seconds) for stage, seconds in stages_s.items()})
@@ -318,6 +342,14 @@ class JobStore:
         return ":".join((self._namespace, *parts))
 
 
+def _result(key: str, sha256: str) -> tuple[str, ...]:
+    return "result_key", key, "result_sha256", sha256
+
+
+def _noted(warnings: Iterable[Notice]) -> str:
+    return json.dumps([warning.model_dump() for warning in warnings])
+
+
 def _job(fields: dict[str, str]) -> Job:
     return Job(
         **(json.loads(fields["fixed"]) | json.loads(fields.get("fetched", "{}"))),
@@ -337,15 +369,21 @@ def _job(fields: dict[str, str]) -> Job:
         created_at=_seconds(fields["created_at"]),
         started_at=_seconds(fields["started_at"]) if "started_at" in fields else None,
         finished_at=_seconds(fields["finished_at"]) if "finished_at" in fields else None,
-        products={name.removeprefix("product:"): key for name, key in fields.items() if name.startswith("product:")},
+        products=_of_stages(fields, "product:"),
+        product_sha256=_of_stages(fields, "product_sha256:"),
         result_key=fields.get("result_key"),
+        result_sha256=fields.get("result_sha256") or None,
         warnings=tuple(Notice(**notice) for notice in json.loads(fields.get("warnings", "[]"))),
         error=JobFailure.model_validate_json(fields["error"]) if "error" in fields else None,
     )
 
 
+def _of_stages(fields: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix) and value}
+
+
 def _not_found(job_id: str) -> JobNotFound:
-    return JobNotFound(f"there is no job {job_id}: it never was, or it was deleted")
+    return JobNotFound(f"there is no job {job_id}: it never was, it was deleted, or its time was over")
 
 
 def _too_many(unfinished: int) -> TooManyJobs:

@@ -1,16 +1,20 @@
 """The file store on a local volume."""
 
+import errno
 import filecmp
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from core.errors import DiskFull
-from core.file_store import PROBE_KEY, checked, never
-from core.partial_file import PartialFile, StoredFile, prepare, written
+from core.crash_points import passed
+from core.errors import DiskFull, StorageUnavailable
+from core.file_store import JOBS, PROBE_KEY, Listed, checked, never
+from core.partial_file import PartialFile, StoredFile, is_left_behind, prepare, written
+
+TRIES = 5  # where somebody else deletes, or writes, in the same folder at the same time
 
 
 class LocalFileStore:
@@ -21,13 +25,13 @@ class LocalFileStore:
         prepare(root)
 
     def start(self, key: str) -> PartialFile:
-        return PartialFile(key, self._root, partial(self._settle, self._path(key), os.replace))
+        return PartialFile(key, self._root, partial(self._settle, key, os.replace))
 
     def write(self, key: str, content: bytes) -> StoredFile:
         return written(self.start(key), content)
 
     def write_once(self, key: str, content: bytes) -> StoredFile:
-        return written(PartialFile(key, self._root, partial(self._settle, self._path(key), _link)), content)
+        return written(PartialFile(key, self._root, partial(self._settle, key, _link)), content)
 
     def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
@@ -40,10 +44,40 @@ class LocalFileStore:
         yield path
 
     def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        with _refusals_said():
+            path.unlink(missing_ok=True)
+        self._drop_empty(path.parent)
+        passed("deleted", key)
 
     def delete_job(self, job_id: str) -> None:
-        shutil.rmtree(self._path(f"jobs/{job_id}"), ignore_errors=True)
+        key = f"{JOBS}/{job_id}"
+        folder = self._path(key)
+        with _refusals_said():
+            for _ in range(TRIES):
+                shutil.rmtree(folder, onerror=_unless_gone)
+                if not folder.exists():
+                    break
+        passed("deleted", key)
+
+    def listed(self, folder: str) -> Iterator[Listed]:
+        top = str(self._path(folder))
+        for path, _, names in os.walk(top):
+            for name in names:
+                file = f"{path}/{name}"
+                with suppress(FileNotFoundError):
+                    found = os.stat(file)
+                    yield Listed(folder + file[len(top) :], found.st_size, found.st_mtime)
+
+    def key_of(self, address: str) -> str | None:  # noqa: ARG002 - nothing here has an address
+        return None
+
+    def tidy(self) -> None:
+        prepare(self._root)
+        for path, _, _ in os.walk(self._root / JOBS, topdown=False):
+            with suppress(FileNotFoundError):
+                if is_left_behind(Path(path)):
+                    self._drop_empty(Path(path))
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._root).free
@@ -58,15 +92,49 @@ class LocalFileStore:
     def _path(self, key: str) -> Path:
         return self._root / checked(key)
 
-    def _settle(self, final: Path, place: Callable[[Path, Path], None], temporary: Path) -> None:
+    def _settle(self, key: str, place: Callable[[Path, Path], None], temporary: Path) -> None:
         """The bytes are synced, then the name."""
-        final.parent.mkdir(parents=True, exist_ok=True)
+        final = self._path(key)
         _sync(temporary)
-        place(temporary, final)
+        passed("synced", key)
+        self._place(temporary, final, place)
+        passed("placed", key)
         for folder in final.parents:  # a file is only as durable as the names on the way to it
             _sync(folder)
             if folder == self._root:
                 return
+
+    def _place(self, temporary: Path, final: Path, place: Callable[[Path, Path], None]) -> None:
+        for tries_left in reversed(range(TRIES)):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                place(temporary, final)
+            except FileNotFoundError:  # the folder was empty, and has just been dropped for it
+                if not tries_left:
+                    raise
+            else:
+                return
+
+    def _drop_empty(self, folder: Path) -> None:
+        """And those above it that are empty then; a job's files leave no folder behind."""
+        with suppress(OSError):  # one that is not empty, mostly
+            while folder.parent != self._root and folder != self._root:
+                folder.rmdir()
+                folder = folder.parent
+
+
+def _unless_gone(_call: object, _path: str, raised: tuple[type[BaseException], BaseException, object]) -> None:
+    if isinstance(raised[1], OSError) and raised[1].errno in (errno.ENOENT, errno.ENOTEMPTY):
+        return  # another took it, or has added to it: the next try sees
+    raise raised[1]
+
+
+@contextmanager
+def _refusals_said() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable(f"{error.filename} cannot be deleted: {error.strerror}; see whose it is") from error
 
 
 def _link(temporary: Path, final: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import time
 from uuid import uuid4
 
+from core.crash_points import passed
 from core.errors import DiskFull
 
 FOLDER = "partial"  # where files grow until they are kept
@@ -32,11 +33,13 @@ class PartialFile:
         self.bytes = 0
         with full_disk_said():
             self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by keep or discard
+        passed("begun", key)
 
     def write(self, chunk: bytes) -> int:
         """Raises `DiskFull`."""
         with full_disk_said():
             self._file.write(chunk)
+        passed("written", self._key)
         self._hash.update(chunk)
         self.bytes += len(chunk)
         return len(chunk)
@@ -53,6 +56,7 @@ class PartialFile:
             self._file.close()
             self._settle(self._temporary)
         self._temporary.unlink(missing_ok=True)
+        passed("kept", self._key)
         return StoredFile(self._key, self.bytes, self._hash.hexdigest())
 
     def discard(self) -> None:
@@ -60,6 +64,7 @@ class PartialFile:
         self._temporary.unlink(missing_ok=True)
         with suppress(OSError):  # a full disk refuses the last buffered bytes once more
             self._file.close()
+        passed("discarded", self._key)
 
 
 def prepare(root: Path) -> None:
@@ -68,8 +73,12 @@ def prepare(root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # another process does the same, or keeps it
-            if path.stat().st_mtime < time() - LEFT_BEHIND_S:
+            if is_left_behind(path):
                 path.unlink()
+
+
+def is_left_behind(path: Path) -> bool:
+    return path.stat().st_mtime < time() - LEFT_BEHIND_S
 
 
 def written(started: PartialFile, content: bytes) -> StoredFile:

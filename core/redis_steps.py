@@ -1,5 +1,6 @@
 """The atomic steps: small Lua scripts that Redis runs whole, so that every change of state is one compare-and-set."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -7,9 +8,10 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError, TimeoutError
 from redis.retry import Retry
 
+from core.crash_points import passed
 from core.errors import StoreUnavailable
 
 NAMESPACE = "spillway"
@@ -17,11 +19,13 @@ STEPS = (
     "submit", "claim", "beat", "keep", "finish", "cancel", "release", "retry", "reclaim_expired", "reclaim_slot", "delete",
     "claim_fetch", "beat_fetches", "fetched", "retry_fetch", "release_fetch",
     "claim_delivery", "beat_deliveries", "end_delivery", "release_delivery",
-    "burst", "burst_called", "burst_settled",
+    "burst", "burst_called", "burst_settled", "expired", "let_go",
 )  # fmt: skip
-COUNTS = ("count_worker", "unfinished", "spend")  # steps that change no job
+COUNTS = ("count_worker", "prune_workers", "unfinished", "spend", "lead", "probe")  # steps that change no job
 RedisClient = Any  # redis-py types every reply as a union with bytes; with decode_responses on it is str
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
+AWAY = (ConnectionError, TimeoutError, BusyLoadingError)
+# What it says, in a pipeline behind which command it was, when it is full, cannot save, misses its replicas, or is held by a script.
+REFUSAL = re.compile(r"(^|: )(MISCONF|OOM|NOREPLICAS|LOADING|MASTERDOWN|BUSY)\b")
 
 
 class RedisSteps:
@@ -35,11 +39,18 @@ class RedisSteps:
     def run(self, name: str, *arguments: object) -> Any:
         """The script's reply. Raises `StoreUnavailable` when Redis is away or refuses to write."""
         with redis_away():
-            return self._scripts[name](keys=[self._namespace], args=arguments)
+            reply = self._scripts[name](keys=[self._namespace], args=arguments)
+        if reply != []:  # it found nothing to do, and left no trace
+            passed("step", name)
+        return reply
 
 
 def connect(url: str, *, timeout_s: float = 5.0, retries: int = 3, max_connections: int = 100) -> RedisClient:
-    """A client that decodes to str. Each step survives being sent twice, so a lost reply may be retried."""
+    """A client that decodes to str. Each step survives being sent twice, so what a broken connection lost is sent again.
+
+    What timed out is not: a Redis that is frozen stays so, and every caller knows better than we how long it may wait. With its
+    retries nested, redis-py made of 2 s 8.8 s.
+    """
     return Redis.from_url(
         url,
         decode_responses=True,
@@ -47,9 +58,9 @@ def connect(url: str, *, timeout_s: float = 5.0, retries: int = 3, max_connectio
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         socket_keepalive=True,
+        driver_info=None,  # two questions less for each connection, which a Redis that loads its data answers slowly
         health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
-        retry_on_error=[ConnectionError, TimeoutError],
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries, supported_errors=(ConnectionError,)),
     )
 
 
@@ -61,16 +72,9 @@ def redis_away() -> Iterator[None]:
     except AWAY as error:
         raise StoreUnavailable(f"Redis does not answer: {error}") from error
     except ResponseError as error:
-        if str(error).startswith(("MISCONF", "OOM", "NOREPLICAS", "LOADING")):
-            raise StoreUnavailable(f"Redis refuses to write: {error}") from error
+        if isinstance(error, OutOfMemoryError | ReadOnlyError) or REFUSAL.search(str(error)):
+            raise StoreUnavailable(f"Redis refuses: {error}") from error
         raise
-
-
-def is_reachable(redis: RedisClient) -> bool:
-    try:
-        return bool(redis.ping())
-    except RedisError:
-        return False
 
 
 def _source(name: str) -> str:

@@ -1,6 +1,5 @@
 """Every setting, read once from `SPILLWAY_*` variables into one frozen object that each process passes down."""
 
-import json
 import os
 import re
 from base64 import b64decode
@@ -12,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
+from core.gcs_key import credentials_of
 from core.gs_address import ADDRESS
 
 PREFIX = "SPILLWAY_"
@@ -82,17 +82,34 @@ class Settings(BaseModel):
     )
     idempotency_ttl_s: int = Field(3 * 86400, ge=60, description="How long an Idempotency-Key is remembered, in seconds.")
 
+    # How long what belongs to a job is kept
+    keep_inputs_s: float | None = Field(
+        86400, ge=0, description="How long an ended job's recording is kept, in seconds; 0: deleted at its end; `forever`."
+    )
+    keep_products_s: float | None = Field(
+        6 * 3600,
+        ge=0,
+        description="How long what an ended job's stages have left is kept, in seconds; 0: deleted at its end; `forever`.",
+    )
+    keep_results_s: float | None = Field(
+        30 * 86400,
+        ge=0,
+        description="How long an ended job and its transcript are kept, in seconds, and until they are delivered; 0: no longer; `forever`.",
+    )
+
     # Sources
-    fetches_max: int = Field(4, ge=1, le=64, description="Sources that the dispatcher fetches at once.")
+    fetches_max: int = Field(
+        4, ge=1, le=64, description="Sources that the dispatcher fetches at once, at most half of them of one API key."
+    )
     fetch_allow: tuple[str, ...] = Field(
         (), description="Host names and networks, as 10.1.0.0/16, that sources may be fetched from although they are private. Dangerous."
     )
 
     # Webhooks
-    webhook_secret: str | None = Field(
-        None,
+    webhook_secret: tuple[str, ...] = Field(
+        (),
         repr=False,
-        description="What webhooks are signed with, `whsec_` and base64 of 24 to 64 bytes; without one, no `callback_url`.",
+        description="What webhooks are signed with, `whsec_` and base64 of 24 to 64 bytes; two while it changes; none: no `callback_url`.",
     )
     deliveries_max: int = Field(8, ge=1, le=64, description="Webhooks and outputs that the dispatcher delivers at once.")
     callback_allow: tuple[str, ...] = Field(
@@ -145,6 +162,13 @@ class Settings(BaseModel):
     sweep_period_s: float = Field(1, gt=0, le=2, description="How often the dispatcher looks for jobs without a wake-up, in seconds.")
     max_losses: int = Field(3, ge=1, description="Runners that a job may lose before it fails as worker_lost.")
     max_failures: int = Field(2, ge=1, description="Times that a stage may break on a job through our fault before it fails.")
+    stalled_after_s: float = Field(
+        0, ge=0, description="A job without progress for this long ends its worker process and is tried again; 0: 1800, 14400 on cpu."
+    )
+    deadline_floor_s: float = Field(3600, gt=0, description="What any job may take before it is taken for hanging, in seconds, …")
+    deadline_factor: float = Field(
+        10, ge=1, description="… and this many times what its audio takes at the speed that the worker's last jobs had."
+    )
     stop_grace_s: float = Field(25, ge=0, description="How long a stopping worker lets nearly finished jobs finish, in seconds.")
 
     # Modal
@@ -154,6 +178,11 @@ class Settings(BaseModel):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+
+    @field_validator("keep_inputs_s", "keep_products_s", "keep_results_s", mode="before")
+    @classmethod
+    def _or_forever(cls, value: object) -> object:
+        return None if value == "forever" else value
 
     @field_validator("file_store")
     @classmethod
@@ -166,13 +195,11 @@ class Settings(BaseModel):
     @classmethod
     def _is_a_key(cls, value: str | None) -> str | None:
         try:
-            key = None if value is None else json.loads(value)
+            value and credentials_of(value)
         except ValueError:
-            key = {}
-        if key is not None and not (isinstance(key, dict) and {"client_email", "private_key", "token_uri"} <= key.keys()):
             raise ValueError(
                 f"give a service account's key, the JSON file as Google made it, by {variable('gcs_credentials')}{FILE_SUFFIX}"
-            )
+            ) from None
         return value
 
     @field_validator("fetch_allow", "callback_allow")
@@ -185,9 +212,9 @@ class Settings(BaseModel):
 
     @field_validator("webhook_secret")
     @classmethod
-    def _can_sign(cls, secret: str | None) -> str | None:
-        if secret is None or _is_webhook_secret(secret):
-            return secret
+    def _can_sign(cls, secrets: tuple[str, ...]) -> tuple[str, ...]:
+        if all(map(_is_webhook_secret, secrets)):
+            return secrets
         raise ValueError(f"write whsec_ and the base64 of 24 to 64 random bytes, as from: {MAKE_WEBHOOK_SECRET}")
 
     @model_validator(mode="after")

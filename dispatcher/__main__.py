@@ -7,26 +7,31 @@ from uuid import uuid4
 from core import wakeups
 from core.fetches import Fetches
 from core.figures import Figures
-from core.gcs import CloudStorage
+from core.gcs import CloudStorage, Patience
+from core.inventory import Inventory
 from core.job_store import JobStore
 from core.leased import Lease
 from core.media import Ffmpeg
 from core.outbox import DeliveryKind, Outbox
 from core.process import begin
 from core.redis_steps import RedisClient, connect
+from core.retention import Kept, Retention
 from core.settings import Settings, variable
 from core.storage import bucket_of, open_file_store
 from dispatcher import delivering
 from dispatcher.delivering import MOST_LOSSES, Deliverer
+from dispatcher.expiring import Expirer, Lifetimes
 from dispatcher.fetching import Fetcher, Limits, Stores
 from dispatcher.gs_fetch import GsFetch
 from dispatcher.guard import Guard
 from dispatcher.health import went_round
 from dispatcher.http_fetch import HttpFetch
 from dispatcher.loops import run
+from dispatcher.outputs import OutputSender
 from dispatcher.reclaim import Reclaimer
 from dispatcher.sending import Send
 from dispatcher.sweep import Sweeper
+from dispatcher.tidying import Tidier
 from dispatcher.webhooks import RESOLVE_S, WebhookSender
 
 LEADERSHIP_S = 10.0  # a standby takes over this long after the leader fell silent
@@ -46,15 +51,23 @@ def main() -> None:
     me = uuid4().hex
     fetcher = make_fetcher(settings, redis, store, me)
     deliverer = make_deliverer(settings, redis, store, me)
+    files = open_file_store(settings)
+    expirer, tidier = Expirer(Retention(redis), files, lifetimes_of(settings)), Tidier(Inventory(redis), files)
     run(
-        (reclaimer.step, fetcher.step, deliverer.step, sweeper.step),  # a slow broker must not look like a gap to the reclaimer
-        leads=lambda: store.lead(me, ttl_s=LEADERSHIP_S),
+        # A slow broker must not look like a gap to the reclaimer.
+        (reclaimer.step, fetcher.step, deliverer.step, expirer.step, tidier.step, sweeper.step),
+        leads=lambda: store.lead(me, ttl_s=min(LEADERSHIP_S, settings.lease_s)),
         went_round=went_round,
         period_s=settings.sweep_period_s,
         stop=stop,
     )
     fetcher.close()
     deliverer.close()
+    expirer.close()
+
+
+def lifetimes_of(settings: Settings) -> Lifetimes:
+    return {Kept.INPUTS: settings.keep_inputs_s, Kept.PRODUCTS: settings.keep_products_s, Kept.RESULTS: settings.keep_results_s}
 
 
 def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: str) -> Fetcher:
@@ -70,8 +83,11 @@ def make_fetcher(settings: Settings, redis: RedisClient, store: JobStore, me: st
 
 
 def make_deliverer(settings: Settings, redis: RedisClient, store: JobStore, me: str) -> Deliverer:
-    senders: dict[DeliveryKind, Send] = {}
-    if settings.webhook_secret is not None:
+    # The outbox tries again by itself, and a slow try takes a place from others.
+    storage = CloudStorage(settings.gcs_credentials, Patience(silence_s=10.0, tries_s=10.0))
+    outputs = OutputSender(open_file_store(settings).read, storage, bucket_of(settings))
+    senders: dict[DeliveryKind, Send] = {DeliveryKind.OUTPUT: outputs}
+    if settings.webhook_secret:
         guard = Guard(settings.callback_allow, variable=variable("callback_allow"), resolve_timeout_s=RESOLVE_S)
         senders[DeliveryKind.WEBHOOK] = WebhookSender(guard, settings.webhook_secret)
     return Deliverer(

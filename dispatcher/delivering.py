@@ -1,16 +1,16 @@
 """Delivers what ended jobs owe to the outside: a few at once, each in a thread of its own that never asks Redis anything."""
 
 import random
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from time import monotonic
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from core.crash_points import passed
 from core.errors import StoreUnavailable
 from core.leased import Lease
 from core.log import logger
 from core.outbox import Delivery, DeliveryKind, DeliveryState, Outbox
+from dispatcher.flights import Flight, Flights, Stopped
 from dispatcher.sending import Send, Tried, failed
 
 log = logger("dispatcher.delivering")
@@ -20,7 +20,6 @@ LONGEST_PAUSE_S = 4 * 3600.0  # … then every 4 h: 14 tries, the last at the en
 LONGEST_ASKED_S = 3600.0  # of pauses that a receiver asks for
 MOST_PER_HOST = 2  # at once: a slow one must not hold up all others
 MOST_LOSSES = 10
-STOP_S = 5.0  # the threads look up every 0.5 s
 
 
 @dataclass(frozen=True)
@@ -28,26 +27,6 @@ class Limits:
     most_at_once: int
     heartbeat_s: float
     most_per_host: int = MOST_PER_HOST
-
-
-class Stopped(Exception):
-    """Nobody waits for this delivery any more."""
-
-
-@dataclass
-class Flight:
-    """One try under way. The thread writes `tried` last, the loop reads it."""
-
-    delivery: Delivery
-    began: float
-    stopping: threading.Event = field(default_factory=threading.Event)
-    is_over: threading.Event = field(default_factory=threading.Event)
-    tried: Tried | None = None  # None once it is over: it was stopped
-    thread: threading.Thread | None = None
-
-    def check(self) -> None:
-        if self.stopping.is_set():
-            raise Stopped
 
 
 class Deliverer:
@@ -65,96 +44,71 @@ class Deliverer:
         """`pause_s` tells from the number of tries before this one how long to wait for the next."""
         self._outbox, self._senders, self._lease, self._limits = outbox, senders, lease, limits
         self._pause_s = pause_s or pause_after
-        self._flights: dict[str, Flight] = {}
-        self._renewed = 0.0
+        self._flights = Flights[Delivery, Tried | None](self._tried, heartbeat_s=limits.heartbeat_s)
 
     def step(self) -> None:
         """Raises `StoreUnavailable`; what had ended by then is committed by a later step."""
-        self._settle()
-        self._beat()
+        self._flights.settle(self._commit)
+        self._flights.beat(self._beat)
         while len(self._flights) < self._limits.most_at_once:
             delivery = self._outbox.claim(self._lease, busy_hosts=self._busy_hosts())
             if delivery is None:
                 break
-            self._start(delivery)
+            self._flights.start(delivery)
 
     def close(self) -> None:
         """Hands back what is under way, as far as Redis answers; else its leases expire."""
-        for flight in self._flights.values():
-            flight.stopping.set()
-        deadline = monotonic() + STOP_S
-        for flight in self._flights.values():
-            if flight.thread:
-                flight.thread.join(max(0.0, deadline - monotonic()))
+        self._flights.stop()
         try:
-            self._settle()
-            for flight in self._flights.values():
-                self._outbox.release(flight.delivery)
+            self._flights.settle(self._commit)
+            for flight in self._flights:
+                self._outbox.release(flight.load)
         except StoreUnavailable as error:
             log.warning("deliveries not handed back: their leases will expire", reason=str(error))
 
     # The loop's side
 
     def _busy_hosts(self) -> list[str]:
-        count = Counter(flight.delivery.owed.host for flight in self._flights.values())
+        count = Counter(flight.load.owed.host for flight in self._flights)
         return [host for host, flights in count.items() if flights >= self._limits.most_per_host]
 
-    def _start(self, delivery: Delivery) -> None:
-        if (running := self._flights.pop(delivery.id, None)) is not None:  # our own lease ran out while Redis was away
-            running.stopping.set()
-        flight = Flight(delivery, monotonic())
-        flight.thread = threading.Thread(target=self._fly, args=(flight,), name=f"delivery-{delivery.id}", daemon=True)
-        self._flights[delivery.id] = flight
-        flight.thread.start()
+    def _beat(self, held: Sequence[Delivery], renew: bool) -> tuple[bool, ...]:
+        return self._outbox.beat(held, lease_s=self._lease.lease_s, renew=renew)
 
-    def _settle(self) -> None:
-        for flight in [flight for flight in self._flights.values() if flight.is_over.is_set()]:
-            state = self._commit(flight)
-            delivery = flight.delivery
-            del self._flights[delivery.id]
-            answer = flight.tried.answer if flight.tried else None
-            write = log.warning if state == DeliveryState.FAILED else log.info
-            write(
-                "delivery tried", job_id=delivery.job.id, delivery=delivery.id, kind=delivery.owed.kind, host=delivery.owed.host,
-                tries=len(delivery.attempts) + 1, status=answer and answer.status, reason=answer and answer.error, now=state,
-                seconds=round(monotonic() - flight.began, 2),
-            )  # fmt: skip
+    def _commit(self, flight: Flight[Delivery, Tried | None]) -> None:
+        delivery, tried = flight.load, flight.outcome
+        state = self._outbox.release(delivery) if tried is None else self._ended(delivery, tried)
+        answer = tried.answer if tried else None
+        write = log.warning if state == DeliveryState.FAILED else log.info
+        write(
+            "delivery tried", job_id=delivery.job.id, delivery=delivery.id, kind=delivery.owed.kind, host=delivery.owed.host,
+            tries=len(delivery.attempts) + 1, status=answer and answer.status, reason=answer and answer.error, now=state,
+            seconds=flight.seconds,
+        )  # fmt: skip
 
-    def _commit(self, flight: Flight) -> DeliveryState | None:
-        delivery, tried = flight.delivery, flight.tried
-        if tried is None:
-            return self._outbox.release(delivery)
+    def _ended(self, delivery: Delivery, tried: Tried) -> DeliveryState | None:
         if tried.state != DeliveryState.PENDING:
             return self._outbox.end(delivery, tried.state, tried.answer)
         pause_s = max(self._pause_s(len(delivery.attempts)), min(tried.after_s, LONGEST_ASKED_S))
         return self._outbox.retry(delivery, tried.answer, pause_s=pause_s, patience_s=PATIENCE_S)
 
-    def _beat(self) -> None:
-        flights = list(self._flights.values())
-        is_due = monotonic() - self._renewed >= self._limits.heartbeat_s
-        held = self._outbox.beat([flight.delivery for flight in flights], lease_s=self._lease.lease_s, renew=is_due)
-        if is_due:
-            self._renewed = monotonic()
-        for flight, is_held in zip(flights, held, strict=True):
-            if not is_held:
-                flight.stopping.set()
-
     # The thread's side
 
-    def _fly(self, flight: Flight) -> None:
-        """Catches everything: whatever breaks, the delivery is tried again."""
-        kind = flight.delivery.owed.kind
+    def _tried(self, flight: Flight[Delivery, Tried | None]) -> Tried | None:
+        """None when it was stopped. Catches everything: whatever breaks, the delivery is tried again."""
+        delivery = flight.load
+        kind = delivery.owed.kind
         try:
-            if kind in self._senders:
-                flight.tried = self._senders[kind](flight.delivery, flight.check)
-            else:
-                flight.tried = failed(f"this installation is not set up to deliver by {kind}: tell its operator")
+            if kind not in self._senders:
+                return failed(f"this installation is not set up to deliver by {kind}: tell its operator")
+            tried = self._senders[kind](delivery, flight.check)
+            passed("sent", kind)
+            return tried
         except Stopped:
-            flight.tried = None
+            return None
         except Exception:
-            log.exception("delivery broke", job_id=flight.delivery.job.id, delivery=flight.delivery.id)
-            flight.tried = failed("something broke on our side: the log has the details")
-        flight.is_over.set()
+            log.exception("delivery broke", job_id=delivery.job.id, delivery=delivery.id)
+            return failed("something broke on our side: the log has the details")
 
 
 def pause_after(tries: int) -> float:

@@ -36,7 +36,7 @@ class GsFetch:
                 raise Interrupted("it arrived damaged: its checksum is another")
 
     def _refuse_jobs(self, place: Place) -> None:
-        if self._own and place.bucket == self._own.bucket and place.name.startswith(f"{self._own.under(JOBS).name}/"):
+        if self._own and place.is_within(self._own.under(JOBS)):
             raise ObjectRefused(f"{place} belongs to a job of this installation: name the recording that it was made from")
 
 

@@ -1,7 +1,7 @@
 """Webhooks: one signed request per try, to an address that was checked just now; nothing of the answer counts but its status."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -33,8 +33,9 @@ class TookTooLong(Exception):
 class WebhookSender:
     """A `Send`; safe to be called from several threads."""
 
-    def __init__(self, guard: Guard, secret: str, *, try_s: float = TRY_S) -> None:
-        self._guard, self._signer, self._try_s = guard, Webhook(secret), try_s
+    def __init__(self, guard: Guard, secrets: Sequence[str], *, try_s: float = TRY_S) -> None:
+        """Every one of `secrets` signs, so that a receiver may know any of them."""
+        self._guard, self._signers, self._try_s = guard, tuple(map(Webhook, secrets)), try_s
         self._timeout = httpx.Timeout(min(CONNECT_S, try_s), read=try_s)
         self._tls = httpx.create_ssl_context(trust_env=False)
 
@@ -68,7 +69,7 @@ class WebhookSender:
             "Content-Type": "application/json",
             "webhook-id": event_id,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._signer.sign(event_id, now, body),
+            "webhook-signature": " ".join(signer.sign(event_id, now, body) for signer in self._signers),
         }
 
 

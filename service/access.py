@@ -23,6 +23,7 @@ class Caller:
     key_id: str
     is_admin: bool
     max_jobs: int = 0  # that have not ended; 0 is no limit
+    goes_first: bool = True  # may send jobs of priority high
 
     @property
     def sees(self) -> str | None:
@@ -67,7 +68,7 @@ def _admit() -> None:
     elif (route := request.url_rule.rule if request.url_rule else None) not in PUBLIC:
         record = _holder_of_key(keys)
         _limit_requests(record)
-        g.caller = Caller(record.id, record.scope == Scope.ADMIN, record.max_jobs(given().settings))
+        g.caller = Caller(record.id, record.scope == Scope.ADMIN, record.max_jobs(given().settings), record.goes_first)
         if route in ADMINS and not caller().is_admin:
             raise Forbidden(f"{route} needs an API key of scope {Scope.ADMIN}; {ASK_FOR_ONE} --scope {Scope.ADMIN}")
 
@@ -89,14 +90,14 @@ def _holder_of_key(keys: ApiKeys) -> KeyRecord:
 
 def _limit_requests(record: KeyRecord) -> None:
     most = record.requests_per_minute(given().settings)
-    if wait_s := given().rates.spend(f"key:{record.id}", per_minute=most):
+    if wait_s := given().rates.spend(f"key:{record.id}", most=most):
         raise RateLimited(f"this API key may send {most} requests a minute: ask less often", retry_after_s=ceil(wait_s))
 
 
 def _limit_wrong_keys() -> None:
     """By address, which behind a proxy is the proxy's; whoever comes from there with a good key is let in all the same."""
     most = given().settings.wrong_keys_per_minute
-    if wait_s := given().rates.spend(f"address:{request.remote_addr}", per_minute=most):
+    if wait_s := given().rates.spend(f"address:{request.remote_addr}", most=most):
         message = f"more than {most} calls a minute came from this address with a wrong API key: stop, and check the key; {ASK_FOR_ONE}"
         raise RateLimited(message, retry_after_s=ceil(wait_s)) from None
 

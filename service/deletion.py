@@ -1,18 +1,15 @@
 """Deleting a job with all that belongs to it, so that nothing is left and a call that failed may be repeated."""
 
 from core.errors import StorageUnavailable
-from core.file_store import upload_key
 from core.job import Job
+from core.job_files import delete_all
 from core.log import logger
 from service.collaborators import Collaborators
-from service.signed_addresses import upload_of
 
 
 def delete(job: Job, given: Collaborators) -> None:
     """The files first: with the record gone nobody would know of them. Raises `StorageUnavailable`, `StoreUnavailable`."""
-    given.files.delete_job(job.id)
-    if upload_id := upload_of(job, given.files):
-        given.files.delete(upload_key(upload_id))
+    delete_all(given.files, job.id, job.source)
     given.jobs.delete(job.id)
     if not job.state.is_terminal:
         forget_files(given, job.id)  # what its runner, or the fetch of its source, has stored meanwhile

@@ -36,7 +36,7 @@ class DeliveryList(BaseModel):
     deliveries: list[DeliveryView]
 
 
-@api.get("/v1/jobs/<job_id>/deliveries", summary="See what became of a job's webhook", responses={200: DeliveryList})
+@api.get("/v1/jobs/<job_id>/deliveries", summary="See what became of a job's webhook and output", responses={200: DeliveryList})
 def list_deliveries(path: JobPath) -> Response:
     owed = given().outbox.of_job(visible_job(path.job_id))
     return answer(DeliveryList(deliveries=[_view(delivery) for delivery in owed]))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from itertools import chain
+from math import inf
 from time import monotonic
 from typing import cast
 
@@ -20,6 +21,7 @@ from service.views import JobView, Outlook
 
 api = APIBlueprint("events", __name__, abp_tags=[Tag(name="jobs")], abp_responses=RESPONSES)
 LOOK_AGAIN_S = 1.0  # how late a stream may notice that the service is stopping, or that a hint got lost
+QUEUE_S = 5.0  # how old a waiting job's place may be: to look it up takes nine commands, and 200 streams do
 HEARTBEAT_S = 10.0  # shows a client that is still there the line is alive, and us one that is not
 TOO_MANY_STREAMS = "too many event streams are open: poll GET /v1/jobs/{id} instead, or try again later"
 RECONNECT = "retry: 2000\n"  # ms; goes out with the first event
@@ -40,7 +42,7 @@ def watch_job(path: JobPath) -> Response:
         known = chain([next(changes)], changes)  # so that a job that is not there is a 404 and not a broken stream
 
         def shown(job: Job) -> JobView:
-            return Outlook(collaborators.jobs).job_view(job)
+            return Outlook(collaborators.jobs, keep_results_s=collaborators.settings.keep_results_s).job_view(job)
 
         def is_over() -> bool:
             return collaborators.is_stopping() or is_revoked(collaborators.keys, who)
@@ -55,11 +57,12 @@ def _stream(changes: Iterator[Job], shown: Callable[[Job], JobView], is_over: Ca
     """Ends with the job, with the service, with its API key, and when Redis goes away: the client comes back or polls."""
     opening = RECONNECT
     seen: tuple[object, ...] | None = None
-    said_at = monotonic()
+    said_at, shown_at, version = monotonic(), -inf, None
     try:
         for job in changes:
-            view = shown(job)
-            news = (job.version, view.queue_position, view.waiting_for, view.downloading)
+            if job.version != version or monotonic() - shown_at >= QUEUE_S:
+                view, version, shown_at = shown(job), job.version, monotonic()
+                news = (version, view.queue_position, view.waiting_for, view.downloading)
             if news != seen:
                 seen, said_at = news, monotonic()
                 yield f"{opening}event: job\nid: {job.version}\ndata: {view.model_dump_json()}\n\n"

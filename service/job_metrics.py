@@ -10,6 +10,7 @@ from core.errors import StoreUnavailable
 from core.figures import Figures, Memory, Snapshot
 from core.job import JobState, Stage
 from core.job_store import Backlog, JobStore
+from core.retention import Kept
 from core.worker_reports import WorkerReport
 
 OUTCOMES = tuple(state.value for state in JobState if state.is_terminal)
@@ -41,6 +42,7 @@ class JobMetrics(Collector):
         yield from _batches(snapshot.totals)
         yield from _workers(workers, self._figures.memory([worker.slot for worker in workers]))
         yield from _dispatcher(snapshot)
+        yield from _retention(snapshot)
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
@@ -71,7 +73,9 @@ def _running(backlog: Backlog) -> Iterator[Metric]:
 
 
 def _waits(snapshot: Snapshot) -> Metric:
-    waits = HistogramMetricFamily("spillway_job_wait_seconds", "From a job's submit to its first runner.", labels=["priority"])
+    waits = HistogramMetricFamily(
+        "spillway_job_wait_seconds", "From a job's submit to its first runner, the fetch of its source included.", labels=["priority"]
+    )
     for priority, found in snapshot.waits.items():
         buckets = [(floatToGoString(bound), jobs) for bound, jobs in found.buckets]  # type: ignore[no-untyped-call]
         waits.add_metric([priority], buckets, found.sum_s)
@@ -138,9 +142,22 @@ def _dispatcher(snapshot: Snapshot) -> Iterator[Metric]:
     fetches = {outcome: f"fetches:{outcome}" for outcome in ("stored", "failed")}
     yield _totals(snapshot.totals, "spillway_fetches", "Tries to fetch a source, by how they ended.", "outcome", fetches)
     deliveries = {outcome: f"deliveries:{outcome}" for outcome in ("delivered", "retried", "failed", "stopped")}
-    yield _totals(snapshot.totals, "spillway_deliveries", "Tries to deliver a webhook, by how they ended.", "outcome", deliveries)
+    yield _totals(
+        snapshot.totals, "spillway_deliveries", "Tries to deliver a webhook or an output, by how they ended.", "outcome", deliveries
+    )
     yield gauge("spillway_outbox_deliveries", "Deliveries that are still owed.", snapshot.undelivered)
     yield gauge("spillway_outbox_oldest_seconds", "Since the job of the oldest of them ended.", snapshot.oldest_undelivered_s)
+
+
+def _retention(snapshot: Snapshot) -> Iterator[Metric]:
+    expired = {kept.value: f"expired:{kept}" for kept in Kept}
+    yield _totals(snapshot.totals, "spillway_expired_jobs", "Jobs of which something was deleted in its time, by what.", "kept", expired)
+    yield gauge(
+        "spillway_orphan_files",
+        "Files of no job that the dispatcher's last look found, and deleted.",
+        snapshot.orphan_files,
+    )
+    yield gauge("spillway_missing_files", "Files that jobs lacked at the dispatcher's last look.", snapshot.missing_files)
 
 
 def _total(totals: Mapping[str, int], name: str, text: str, counter: str) -> Metric:

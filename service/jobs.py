@@ -23,7 +23,8 @@ OPTIONS = JobOptions.model_json_schema(ref_template="#/components/schemas/{model
 FILE = {"type": "string", "format": "binary", "description": "The recording, or a video with a sound track."}
 SOURCE = {"type": "string", "description": "Where the recording is, in place of `file`: https://, http:// or gs://."}
 CALLBACK = {"type": "string", "description": "https:// or http:// URL that hears, signed, how the job ended."}
-BESIDE = {"source": SOURCE, "callback_url": CALLBACK}
+OUTPUT = {"type": "string", "description": "gs:// prefix under which the transcript is written in every format once the job has succeeded."}
+BESIDE = {"source": SOURCE, "callback_url": CALLBACK, "output": OUTPUT}
 SUBMIT_BODY: dict[str, Any] = {
     "required": True,
     "content": {
@@ -74,7 +75,7 @@ class PageQuery(BaseModel):
 def submit_job() -> Response:
     collaborators = given()
     job, is_replay = accept(request, collaborators)
-    response = answer(Outlook(collaborators.jobs).job_view(job), 202)
+    response = answer(outlook().job_view(job), 202)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if is_replay:
         response.headers["Idempotent-Replayed"] = "true"
@@ -85,22 +86,20 @@ def submit_job() -> Response:
 
 @api.get("/v1/jobs", summary="List jobs, newest first", responses={200: JobPage})
 def list_jobs(query: PageQuery) -> Response:
-    jobs = given().jobs
-    page, outlook = _page(jobs, query), Outlook(jobs)
-    return answer(JobPage(jobs=[outlook.job_view(job) for job in page], next=page.next))
+    page, seen = _page(given().jobs, query), outlook()
+    return answer(JobPage(jobs=[seen.job_view(job) for job in page], next=page.next))
 
 
 @api.get("/v1/jobs/<job_id>", summary="Look at a job", responses={200: JobView})
 def get_job(path: JobPath) -> Response:
-    return answer(Outlook(given().jobs).job_view(visible_job(path.job_id)))
+    return answer(outlook().job_view(visible_job(path.job_id)))
 
 
 @api.post("/v1/jobs/<job_id>/cancel", summary="Cancel a job", responses={202: JobView, 200: JobView})
 def cancel_job(path: JobPath) -> Response:
     """202 while its runner has still to let go of it, 200 once it has ended."""
-    jobs = given().jobs
-    job = jobs.cancel(visible_job(path.job_id).id)
-    return answer(Outlook(jobs).job_view(job), 200 if job.state.is_terminal else 202)
+    job = given().jobs.cancel(visible_job(path.job_id).id)
+    return answer(outlook().job_view(job), 200 if job.state.is_terminal else 202)
 
 
 @api.delete("/v1/jobs/<job_id>", summary="Delete a job with its files", responses={204: None})
@@ -108,6 +107,10 @@ def delete_job(path: JobPath) -> Response:
     """While the file store is away nothing is deleted: the same call does it later."""
     delete(visible_job(path.job_id), given())
     return Response(status=204)
+
+
+def outlook() -> Outlook:
+    return Outlook(given().jobs, keep_results_s=given().settings.keep_results_s)
 
 
 def _page(jobs: JobStore, query: PageQuery) -> Page:

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def create(keys: ApiKeys, asked: Namespace) -> None:
-    limits = KeyLimits(requests_per_minute=asked.requests_per_minute, max_jobs=asked.max_jobs)
+    limits = KeyLimits(requests_per_minute=asked.requests_per_minute, max_jobs=asked.max_jobs, high_priority=asked.high_priority)
     key = keys.create(asked.name, Scope(asked.scope), limits)
     _say(err, "shown this once and kept nowhere: hand it over now; the client reads it from SPILLWAY_API_KEY")
     _say(out, key.text)
@@ -47,7 +47,7 @@ def show(keys: ApiKeys, asked: Namespace) -> None:  # noqa: ARG001 - all command
     if not out.is_terminal:
         out.file.writelines("\t".join(row) + "\n" for row in rows)
         return
-    table = Table("id", "name", "scope", "created", "revoked", "requests/min", "jobs", box=None)
+    table = Table("id", "name", "scope", "created", "revoked", "requests/min", "jobs", "high priority", box=None)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     out.print(table)
@@ -68,7 +68,7 @@ def _say(console: Console, text: str) -> None:
 def _row(record: KeyRecord) -> tuple[str, ...]:
     revoked = rfc3339(record.revoked_at) if record.revoked_at is not None else ""
     limits = (_limit_cell(limit) for limit in (record.limits.requests_per_minute, record.limits.max_jobs))
-    return record.id, record.name, record.scope, rfc3339(record.created_at), revoked, *limits
+    return record.id, record.name, record.scope, rfc3339(record.created_at), revoked, *limits, "yes" if record.goes_first else ""
 
 
 def _limit_cell(limit: int | None) -> str:
@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--requests-per-minute", type=_up_to(MOST_PER_MINUTE), metavar="N", help="0: no limit; as the settings say if absent")
     new.add_argument(
         "--max-jobs", type=_up_to(MOST_PER_KEY), metavar="N", help="jobs that may wait and run; 0: no limit; as the settings say if absent"
+    )
+    new.add_argument(
+        "--high-priority", action=argparse.BooleanOptionalAction, help="whether it may send jobs of priority high; admin keys may if absent"
     )
     commands.add_parser("list", help="show all keys, without their secrets")
     commands.add_parser("revoke", help="refuse a key from now on").add_argument("id", help="the key's id, as `list` shows it")

@@ -53,19 +53,24 @@ def healthz() -> Response:
 
 @api.get("/readyz", summary="Can jobs be accepted", openapi_extensions=NO_KEY, responses={200: Readiness, 503: Readiness})
 def readyz() -> Response:
-    models = _models(given().jobs) if given().jobs.is_reachable() else None
-    reasons = [] if models else ["Redis does not answer"]
-    reasons += _file_store_faults(given().files)
-    ready = Readiness(ready=not reasons, reasons=reasons, models=models or Models(state=ModelsState.UNKNOWN))
+    fault, models = _look_at(given().jobs)
+    reasons = [*([fault] if fault else []), *_file_store_faults(given().files)]
+    ready = Readiness(ready=not reasons, reasons=reasons, models=models)
     return answer(ready, 503 if reasons else 200)
 
 
-def _models(jobs: JobStore) -> Models | None:
-    """None when Redis went away after all."""
+def _look_at(jobs: JobStore) -> tuple[str | None, Models]:
+    """Why Redis takes no jobs, and what its workers say; a Redis that is frozen is asked once, since asking takes 2 s."""
+    fault = jobs.fault()
+    if fault:
+        return fault, Models(state=ModelsState.UNKNOWN)
     try:
-        workers = jobs.workers()
-    except StoreUnavailable:
-        return None
+        return None, _models(jobs.workers())
+    except StoreUnavailable:  # it went away after all
+        return "Redis does not answer", Models(state=ModelsState.UNKNOWN)
+
+
+def _models(workers: tuple[WorkerReport, ...]) -> Models:
     state, download = _models_state(workers), download_of(workers)
     if state != ModelsState.DOWNLOADING or download is None:
         return Models(state=state)

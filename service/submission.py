@@ -7,16 +7,16 @@ from uuid import uuid4
 
 from flask import Request, g
 
-from core.errors import InvalidRequest, QueueFull, StoreUnavailable
+from core.errors import Forbidden, InvalidRequest, QueueFull, StoreUnavailable
 from core.file_store import input_key
-from core.job import Job, JobOptions, NewJob, check_duration
+from core.job import Job, JobOptions, NewJob, Priority, check_duration
 from core.log import logger
 from core.partial_file import PartialFile
 from core.urls import last_segment
 from service.access import caller
-from service.callbacks import deliveries_of
 from service.collaborators import Collaborators
 from service.deletion import forget_files
+from service.owed import deliveries_of
 from service.source_requests import MEDIA_TYPE, checked_source, fields_of
 from service.uploads import Upload, receive
 from service.validation import checked_options, options_of
@@ -71,7 +71,7 @@ def _new_job(request: Request, given: Collaborators, job_id: str) -> NewJob:
 
 
 def _from_source(fields: Mapping[str, Any], options: JobOptions, given: Collaborators, job_id: str) -> NewJob:
-    _check_model(options, given.settings.asr_model)
+    _check_options(options, given.settings.asr_model)
     url = checked_source(fields["source"])
     return NewJob(
         id=job_id,
@@ -85,7 +85,7 @@ def _from_source(fields: Mapping[str, Any], options: JobOptions, given: Collabor
 
 def _from_upload(upload: Upload, file: PartialFile, given: Collaborators, job_id: str) -> NewJob:
     options, deliveries = options_of(upload.fields), deliveries_of(upload.fields, given.settings)
-    _check_model(options, given.settings.asr_model)
+    _check_options(options, given.settings.asr_model)
     duration_s = given.ffmpeg.probe(file.path()).duration_s  # where it grew: what is refused goes no further
     check_duration(duration_s, options, given.settings.max_duration_s)
     stored = file.keep()
@@ -125,6 +125,9 @@ def _idempotency_key(request: Request) -> str:
     return key
 
 
-def _check_model(options: JobOptions, running: str) -> None:
+def _check_options(options: JobOptions, running: str) -> None:
+    """Raises `Forbidden`, `InvalidRequest`."""
+    if options.priority == Priority.HIGH and not caller().goes_first:
+        raise Forbidden("priority: this API key may not send jobs of priority high: leave the field out, or ask for a key that may")
     if options.model not in (None, running):
         raise InvalidRequest(f"model: this installation runs {running}; leave the field out", field="model")

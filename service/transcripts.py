@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import TranscriptNotReady
 from core.job import Job, JobState
+from core.job_files import read_result
 from core.moments import rfc3339
 from core.render import MEDIA_TYPES, Format, render
 from core.transcript import Transcript
@@ -24,7 +25,6 @@ URL_EXPIRES_S = 600.0
 REASONS = {
     JobState.QUEUED: "the job waits in the queue: ask again when its state is succeeded",
     JobState.RUNNING: "the job is running: ask again when its state is succeeded",
-    JobState.SUCCEEDED: "the transcript is gone: its file is no longer in the file store; send the recording again",
     JobState.CANCELLED: "the job was cancelled: send the recording again",
 }
 
@@ -64,10 +64,8 @@ def _result_key(job: Job) -> str:
 
 
 def _kept(job: Job) -> bytes:
-    try:
-        return given().files.read(_result_key(job))
-    except FileNotFoundError:
-        raise TranscriptNotReady(REASONS[JobState.SUCCEEDED]) from None
+    _result_key(job)
+    return read_result(given().files.read, job)
 
 
 def _reason(job: Job) -> str:

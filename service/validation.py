@@ -10,14 +10,11 @@ from pydantic import ValidationError
 from core.errors import InvalidRequest, UnknownOption
 from core.job import JobOptions
 
-NOT_YET = ("output",)  # in the design, not in this version
-BESIDE = ("source", "callback_url")  # what a request may hold beside options
+BESIDE = ("source", "callback_url", "output")  # what a request may hold beside options
 
 
 def check_known(name: str) -> None:
-    """Raises `UnknownOption`, or `InvalidRequest` for what this version does not do."""
-    if name in NOT_YET:
-        raise InvalidRequest(f"{name!r} is not supported by this version: leave it out, and ask for the transcript", field=name)
+    """Raises `UnknownOption`."""
     if name in BESIDE or name in JobOptions.model_fields:
         return
     near = get_close_matches(name, [*JobOptions.model_fields, "file", *BESIDE], n=1)

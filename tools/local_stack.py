@@ -33,7 +33,10 @@ class StackFailed(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """`settings` are `SPILLWAY_*` variables; those of our own environment are not passed on. Port 0 takes any that is free."""
+    """`settings` are `SPILLWAY_*` variables; those of our own environment are not passed on. Port 0 takes any that is free.
+
+    `redis_url` is a Redis that somebody else runs; without one the stack runs its own.
+    """
 
     state_dir: Path
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -41,6 +44,7 @@ class Plan:
     ready_timeout_s: float = 300.0
     patience: Patience = USUAL_PATIENCE
     programs: Sequence[Program] = PROGRAMS
+    redis_url: str | None = None
 
 
 class LocalStack:
@@ -94,8 +98,9 @@ class LocalStack:
 
     def _start_redis(self, exits: ExitStack) -> None:
         port = stack_parts.free_port()
-        self.redis_url = f"redis://{LOOPBACK}:{port}/0"
-        self._supervise([stack_parts.redis_program(port, self._plan.state_dir / "redis")], dict(os.environ), exits)
+        self.redis_url = self._plan.redis_url or f"redis://{LOOPBACK}:{port}/0"
+        if self._plan.redis_url is None:
+            self._supervise([stack_parts.redis_program(port, self._plan.state_dir / "redis")], dict(os.environ), exits)
         self._wait_for("redis", lambda: stack_parts.redis_answers(self.redis_url), timeout_s=60.0)
 
     def _start_ours(self, exits: ExitStack) -> None:

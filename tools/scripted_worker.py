@@ -24,6 +24,7 @@ from core.figures import WorkerFigures
 from core.job import Stage
 from core.settings import Settings
 from core.transcript import Models, Run, Segment, Transcript
+from worker.celery_app import fit_engine
 from worker.presence import Presence
 from worker.runner import Recordings
 from worker.serving import Runs, serve
@@ -39,6 +40,7 @@ class Script(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float = 0.0  # of each stage
+    hold_s: float = 0.0  # that `stage` keeps the GIL, as a library may
     then: Literal["end", "segfault", "exit", "hang", "out_of_memory", "break"] = "end"
     stage: Literal["asr", "alignment"] = "asr"
     times: int = 1_000_000
@@ -56,7 +58,7 @@ class Journal:
 
 
 class ScriptedEngine:
-    """Keeps ASR as a stage product, as the engine does: a retry begins at alignment."""
+    """Passes the engine's stages and keeps ASR as a product, as it does: a retry begins after it."""
 
     def __init__(self, journal: Journal, load_real: Callable[[], Runs] | None) -> None:
         """The real engine is loaded by the first job that wants it: the others need not wait for it."""
@@ -70,10 +72,13 @@ class ScriptedEngine:
                 self._real = self._real or self._load_real()
             return self._real.transcribe(work)
         script = Script.model_validate(work.options.metadata.get("script", {}))
+        work.report(Stage.VAD, 0.0)
         if Stage.ASR not in work.kept:
             self._stage(work, Stage.ASR, script)
             work.keep(Stage.ASR, PRODUCT)
+        work.report(Stage.DIARIZATION, 0.0)
         self._stage(work, Stage.ALIGNMENT, script)
+        work.report(Stage.ASSIGNMENT, 1.0)
         return _transcript(work, script.seconds)
 
     def figures(self) -> WorkerFigures:
@@ -81,15 +86,22 @@ class ScriptedEngine:
 
     def _stage(self, work: Work, stage: Stage, script: Script) -> None:
         self._journal.note(work, stage, "begin")
+        work.report(stage, 0.0)
         end = time.monotonic() + script.seconds
         while (left := end - time.monotonic()) > 0:
             work.check()
             work.report(stage, 1 - left / script.seconds)
             time.sleep(min(STEP_S, left))
         work.check()
+        if script.stage == stage and script.hold_s:
+            _hold_the_gil(script.hold_s)
         if script.stage == stage and work.attempt <= script.times:
             ENDINGS[script.then]()
         self._journal.note(work, stage, "end")
+
+
+def _hold_the_gil(seconds: float) -> None:
+    ctypes.PyDLL(None).usleep(round(seconds * 1e6))
 
 
 def _segfault() -> None:
@@ -141,15 +153,9 @@ def main() -> None:
     journal = Journal(given.journal)
 
     def prepare(settings: Settings, media: Recordings, presence: Presence) -> Runs:
-        return ScriptedEngine(journal, partial(_real_engine, settings, media, presence) if given.real else None)
+        return ScriptedEngine(journal, partial(fit_engine, settings, media, presence) if given.real else None)
 
     serve(prepare)
-
-
-def _real_engine(settings: Settings, media: Recordings, presence: Presence) -> Runs:
-    from worker.celery_app import fit_engine  # brings the ML stack, 9 s of CPU
-
-    return fit_engine(settings, media, presence)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Processes that live and end together: when one ends the others are stopped, and none outlives the one that started them.
+"""The processes of one container: one that ends is started again beside the others, and none outlives the one that started them.
 
-One that says it is unfit is started again instead: a card that cannot be used takes no good one's work away.
+Its successor in the slot hands its jobs back in seconds, and the others keep their models warm and their jobs. When there is no use
+in another start the others are stopped, and it is for the container to start afresh.
 """
 
 import ctypes
@@ -14,12 +15,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 from core.log import logger
 
 log = logger("worker.crew")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 UNFIT = 69  # exit status of one that cannot work here, and has said why for a while: EX_UNAVAILABLE (sysexits.h)
+QUICK_DEATH_S = 120.0  # one that lived for less was never well: models take most of a minute to load on a busy box
+MOST_QUICK_DEATHS = 6  # in a row: more than one poison job causes before it is set aside
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class _Member:
 
     place: int
     process: "subprocess.Popen[bytes]"
+    started_at: float
 
 
 class Crew:
@@ -45,6 +50,7 @@ class Crew:
         self._command, self._environments = command, environments
         self._running: dict[int, _Member] = {}
         self._unfit: set[int] = set()  # places whose last process ended so
+        self._quick_deaths = dict.fromkeys(range(len(environments)), 0)  # by place, in a row
         self._asked_to_stop = False
 
     def run(self) -> int:
@@ -67,7 +73,7 @@ class Crew:
         for place in places:
             if not self._asked_to_stop:
                 process = self._launched(self._environments[place])
-                self._running[process.pid] = _Member(place, process)
+                self._running[process.pid] = _Member(place, process, monotonic())
                 if self._asked_to_stop:  # while it was started: nobody else has told it
                     _end(process.pid)
         write_roll(Roll(os.getpid(), tuple(self._running)))
@@ -79,16 +85,21 @@ class Crew:
         return subprocess.Popen(self._command, env=environment, start_new_session=True, preexec_fn=bind)
 
     def _may_try_again(self, member: "_Member") -> bool:
-        """While another may be fit: once all have ended unfit it is for the container to start afresh."""
-        if self._asked_to_stop or member.process.returncode != UNFIT:
+        """While another may be fit, and while it does not die again and again."""
+        if self._asked_to_stop:
             return False
-        self._unfit.add(member.place)
-        return len(self._unfit) < len(self._environments)
+        if member.process.returncode == UNFIT:
+            self._unfit.add(member.place)
+            return len(self._unfit) < len(self._environments)
+        is_quick = monotonic() - member.started_at < QUICK_DEATH_S
+        self._quick_deaths[member.place] = self._quick_deaths[member.place] + 1 if is_quick else 1
+        log.error("a worker process ended", pid=member.process.pid, status=member.process.returncode)
+        return self._quick_deaths[member.place] < MOST_QUICK_DEATHS
 
     def _ended(self, process: "subprocess.Popen[bytes]") -> int:
         code: int = process.returncode
         if not self._asked_to_stop:
-            log.error("a worker process ended: stopping the others", pid=process.pid, status=code, others=len(self._running))
+            log.error("no use in another start: stopping the others", pid=process.pid, status=code, others=len(self._running))
             self._stop()
         return code if code >= 0 else 128 - code
 

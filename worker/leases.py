@@ -3,14 +3,17 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 
+from core.crash_points import passed
 from core.errors import JobCancelled, LeaseLost, StoreUnavailable
 from core.job import Job, Stage
 from core.job_store import Beat, JobStore, Runner, Verdict
 from core.log import logger
 
 log = logger("worker.leases")
+FIRST_MOMENTS_S = 2.0  # many a job is over in them
 
 
 class Held:
@@ -21,11 +24,16 @@ class Held:
         self.stage: Stage | None = None
         self.progress = 0.0
         self.stages_s: dict[str, float] = {}  # how long those took that the engine does not time
+        self.steps = 0  # that the work is known to have taken; the watchdog sees by it that it goes on
+        self._began_at = monotonic()
         self._verdict = Verdict.HELD
 
     def report(self, stage: Stage, progress: float) -> None:
         """`progress` of the whole job, 0 to 1."""
-        self.stage, self.progress = stage, progress
+        is_new, self.stage, self.progress = stage != self.stage, stage, progress
+        self.steps += 1
+        if is_new:
+            passed("stage", stage)
 
     def hear(self, verdict: Verdict) -> None:
         self._verdict = verdict
@@ -36,6 +44,22 @@ class Held:
             raise JobCancelled(self.job.id)
         if self._verdict == Verdict.LOST:
             raise LeaseLost(self.job.id)
+
+    def check_on(self) -> None:
+        """As `check`, from work that cannot hang, being bounded by itself: it counts as a step."""
+        self.steps += 1
+        self.check()
+
+    @property
+    def age_s(self) -> float:
+        return monotonic() - self._began_at
+
+    def remaining_s(self) -> float:
+        """Until it is done, if it goes on as it did; 0 in its first moments, which say nothing."""
+        spent_s = self.age_s
+        if spent_s < FIRST_MOMENTS_S or self.progress >= 1.0:
+            return 0.0
+        return spent_s * (1 - self.progress) / self.progress if self.progress else inf
 
     def beat(self) -> Beat:
         return Beat(self.job.id, self.job.attempt, self.stage, self.progress)
@@ -55,6 +79,7 @@ class Leases:
 
     def __init__(self, store: JobStore, runner: Runner, rhythm: Rhythm, on_news: Callable[[], None]) -> None:
         self.runner = runner
+        self.is_redis_away = False  # as the last beat found it
         self._store, self._rhythm, self._on_news = store, rhythm, on_news
         self._held: list[Held] = []  # by attempt, not by job: one that lost its lease may still run beside its successor
         self._lock = threading.Lock()
@@ -101,5 +126,8 @@ class Leases:
                 self.beat(renew=due)
                 renewed = monotonic() if due else renewed
                 self._on_news()
+                self.is_redis_away = False
             except StoreUnavailable as error:
-                log.warning("redis away", reason=str(error))
+                if not self.is_redis_away:  # said once: an outage may last for hours
+                    log.warning("redis away", reason=str(error))
+                self.is_redis_away = True

@@ -1,8 +1,9 @@
 """The job runner: claims a job, decodes it, hands it to the engine, commits what comes out. Knows nothing of the ML stack."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from core.errors import (
     CallerError,
     DiskFull,
     EngineFailed,
+    InputLost,
     InvalidMedia,
     JobCancelled,
     JobNotFound,
@@ -20,14 +22,16 @@ from core.errors import (
     StoreUnavailable,
 )
 from core.file_store import FileStore, product_key, result_key
-from core.job import Job, JobFailure, Stage
-from core.job_store import JobStore
+from core.job import Job, JobFailure, JobState, Stage
+from core.job_files import check_input, read_product
+from core.job_store import JobStore, Kept
 from core.log import logger
 from core.media import Ffmpeg
+from core.partial_file import StoredFile
 from core.transcript import Transcript
 from worker.leases import Held, Leases
 from worker.patience import patiently
-from worker.work import Transcribe, Work
+from worker.work import DIARIZATION_FAILED, Transcribe, Work
 
 log = logger("worker.runner")
 DECODED = 0.05  # share of a job's progress that decoding is worth
@@ -66,6 +70,7 @@ class JobRunner:
         self._claiming = threading.Lock()
         self._broken: set[str] = set()
         self._resume_at = 0.0
+        self._tries = 0
 
     def work(self) -> int:
         """Runs jobs until none is pending that fits beside those in flight; how many it ran."""
@@ -74,24 +79,39 @@ class JobRunner:
             ran += 1
         return ran
 
+    def tries(self) -> int | None:
+        """How often it has tried to claim; None while it has jobs, or claims none for a while."""
+        return None if self._leases.in_flight() or not self._may_claim() else self._tries
+
     def stop_claiming(self) -> None:
         self._stopping.set()
 
-    def release_all(self) -> None:
-        """Hands back whatever is in flight, as far as Redis answers; its attempts find their leases lost and drop their work."""
+    def release_all(self, *, keep: Held | None = None) -> bool:
+        """Hands back whatever is in flight but `keep`, also what is being claimed now; whether Redis has heard of all.
+
+        Their attempts find their leases lost and drop their work.
+        """
         is_alone = self._claiming.acquire(timeout=RELEASE_PATIENCE_S)
-        for held in self._leases.in_flight():
+        try:
+            return self.release(held for held in self._leases.in_flight() if held is not keep)
+        finally:
+            if is_alone:
+                self._claiming.release()
+
+    def release(self, jobs: Iterable[Held]) -> bool:
+        """Whether Redis has heard of all. Not the attempt's any more is as good."""
+        for held in jobs:
             try:
-                self._store.release(held.job)
-                log.info("job released", job_id=held.job.id, stage=held.stage)
+                if self._store.release(held.job):
+                    log.info("job released", job_id=held.job.id, stage=held.stage, progress=round(held.progress, 2))
             except StoreUnavailable as error:
                 log.warning("jobs not released: their leases will expire", job_id=held.job.id, reason=str(error))
-                break
-        if is_alone:
-            self._claiming.release()
+                return False
+        return True
 
     def _run_one(self) -> bool:
         # Claim and hold as one, or two threads would each see room for what only fits once.
+        self._tries += 1
         with self._claiming:
             job = self._claim() if self._may_claim() else None
             if job is None:
@@ -125,7 +145,10 @@ class JobRunner:
         """Catches everything: whatever breaks, the job gets an answer."""
         job = held.job
         try:
-            ended = self._commit(held, self._transcribe(self._work(held)))
+            transcript = self._transcribe(self._work(held))
+            if job.options.on_diarization_failure == "fail" and _lacks_speakers(transcript):
+                return self._fail_with_words(held, transcript)
+            ended = self._commit(held, transcript)
             self._broken.clear()
             return ended
         except JobCancelled:
@@ -176,13 +199,13 @@ class JobRunner:
         )
 
     def _kept(self, job: Job) -> dict[Stage, bytes]:
-        """A product that is not there any more is made again."""
+        """A product that is not there any more as it was written is made again."""
         kept = {}
-        for stage, key in job.products.items():
-            try:
-                kept[Stage(stage)] = self._files.read(key)
-            except FileNotFoundError:
-                log.warning("stage product missing", job_id=job.id, stage=stage)
+        for stage in job.products:
+            if (content := read_product(self._files, job, stage)) is None:
+                log.warning("stage product missing or damaged", job_id=job.id, stage=stage)
+            else:
+                kept[Stage(stage)] = content
         return kept
 
     def _decode(self, held: Held) -> bytes:
@@ -190,32 +213,53 @@ class JobRunner:
         job, options = held.job, held.job.options
         most_s = job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
         try:
-            with self._files.local_copy(job.input_key, held.check) as path:
-                audio = self._ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=held.check)
+            with self._files.local_copy(job.input_key, held.check_on) as path:
+                check_input(path, job, held.check_on)
+                audio = self._ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=held.check_on)
         except FileNotFoundError as error:
-            raise OurError(f"the upload of job {job.id} is not in the file store") from error
+            raise InputLost("the recording is no longer in the file store, where it was when it was accepted: send it again") from error
         if not audio:
             raise InvalidMedia("the recording holds no sound that can be decoded")
         return audio
 
     def _keep(self, held: Held, stage: Stage, content: bytes) -> None:
         key = product_key(held.job.id, held.job.attempt, stage)
-        self._files.write(key, content)
-        if not patiently(lambda: self._store.keep_product(held.job, stage, key)):
+        stored = self._files.write(key, content)
+        if not patiently(lambda: self._store.keep_product(held.job, stage, key, sha256=stored.sha256)):
             self._files.delete(key)
             raise LeaseLost(held.job.id)
 
     def _commit(self, held: Held, transcript: Transcript) -> str:
-        job = held.job
+        job, stored = held.job, self._store_result(held, transcript)
+        stages_s = held.stages_s | transcript.run.stages_s
+        succeed = partial(self._store.succeed, job, result_key=stored.key, result_sha256=stored.sha256)
+        state = patiently(lambda: succeed(warnings=transcript.warnings, stages_s=stages_s))
+        if state is None:
+            self._files.delete(stored.key)
+        return state or "lost"
+
+    def _fail_with_words(self, held: Held, transcript: Transcript) -> str:
+        """Once more, and in the end failed as was asked for, the words attached."""
+        job, stored = held.job, self._store_result(held, transcript)
+        message = f"The speakers could not be told apart, as the worker's log says under job {job.id}; the transcript has the words."
+        failure = JobFailure(code=EngineFailed.code, message=message)
+        kept = Kept(stored.key, stored.sha256, transcript.warnings)
+        state = patiently(lambda: self._store.retry(job, failure, max_failures=self._limits.max_failures, kept=kept))
+        if state != JobState.FAILED:
+            self._files.delete(stored.key)
+        if state:
+            self._count_broken(job)
+        return state or "lost"
+
+    def _store_result(self, held: Held, transcript: Transcript) -> StoredFile:
+        """Raises `LeaseLost`."""
         held.report(Stage.COMMIT, 1.0)
         held.check()
-        key = result_key(job.id, job.attempt)
-        self._files.write_once(key, transcript.model_dump_json().encode())
-        stages_s = held.stages_s | transcript.run.stages_s
-        state = patiently(lambda: self._store.succeed(job, result_key=key, warnings=transcript.warnings, stages_s=stages_s))
-        if state is None:
-            self._files.delete(key)
-        return state or "lost"
+        return self._files.write_once(result_key(held.job.id, held.job.attempt), transcript.model_dump_json().encode())
+
+
+def _lacks_speakers(transcript: Transcript) -> bool:
+    return any(warning.code == DIARIZATION_FAILED for warning in transcript.warnings)
 
 
 def _waited_s(job: Job) -> float:
@@ -229,5 +273,7 @@ def _our_failure(error: Exception, job: Job, stage: Stage | None) -> JobFailure:
         return JobFailure(
             code=error.code, message=f"The device ran out of memory in stage {at} at the smallest batch: use a smaller model."
         )
+    if isinstance(error, InputLost):
+        return JobFailure(code=error.code, message=str(error))
     code = error.code if isinstance(error, OurError) else EngineFailed.code
     return JobFailure(code=code, message=f"Something broke on our side in stage {at}; the worker's log says what, under job {job.id}.")

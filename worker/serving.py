@@ -11,6 +11,7 @@ from uuid import uuid4
 from celery.signals import worker_ready
 
 from core import log, wakeups
+from core.crash_points import passed
 from core.figures import Figures, WorkerFigures
 from core.job_store import JobStore, Runner
 from core.media import Ffmpeg
@@ -20,6 +21,8 @@ from core.settings import Settings, variable
 from core.storage import open_file_store
 from core.transcript import Transcript
 from core.worker_reports import WorkerReport
+from worker.consumer import WakeUpConsumer
+from worker.hearing import Hearing
 from worker.leases import Leases, Rhythm
 from worker.patience import patiently
 from worker.presence import Presence
@@ -27,6 +30,7 @@ from worker.reporter import Reporter
 from worker.runner import JobRunner, Limits, Recordings
 from worker.slots import Slot, take_slot, wanted_slot
 from worker.stopper import Stopper
+from worker.watchdog import Bounds, Watchdog
 from worker.work import Work
 
 logger = log.logger("worker")
@@ -49,7 +53,8 @@ def serve(prepare: Prepare) -> None:
     threading.excepthook = _end_process
     slot = _slot(settings)
     me = Runner(slot.name, uuid4().hex)
-    store = JobStore(connect(settings.redis_url))
+    redis = connect(settings.redis_url)
+    store = JobStore(redis)
     _take_back(store, me, settings)
     presence = Presence(store, _about(settings, me, store), heartbeat_s=settings.heartbeat_s)
     leases = Leases(store, me, Rhythm(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s), presence.keep_up)
@@ -65,7 +70,10 @@ def serve(prepare: Prepare) -> None:
 
     runner = JobRunner(engine.transcribe, leases, media=media, store=store, limits=limits, give_up=give_up)
     stopper = Stopper(runner, leases, settings.stop_grace_s)
+    Watchdog(leases, runner, Bounds.of(settings), end=lambda: os._exit(BROKEN)).start()
     presence.is_fit()
+    hearing = Hearing(runner.tries, lambda: store.backlog().queued_jobs > 0 and wakeups.waiting(redis) > 0, give_up)
+    hearing.start(period_s=settings.sweep_period_s)
     _consume(settings, me.slot, runner.work, stopper)
 
 
@@ -106,9 +114,11 @@ def _consume(settings: Settings, slot: str, work: Callable[[], int], stopper: St
 
     @app.task(name=wakeups.TASK)
     def wake() -> None:
+        passed("wake-up", "received")
         work()
 
     worker_ready.connect(stopper.install, weak=False)  # after Celery has installed handlers of its own
     options: dict[str, Any] = {"without_gossip": True, "without_mingle": True, "quiet": True, "loglevel": "WARNING"}
     concurrency = settings.max_jobs_in_flight
-    app.Worker(pool="threads", concurrency=concurrency, queues=[wakeups.QUEUE], hostname=f"{slot}@spillway", **options).start()
+    options |= {"consumer_cls": WakeUpConsumer, "hostname": f"{slot}@spillway"}
+    app.Worker(pool="threads", concurrency=concurrency, queues=[wakeups.QUEUE], **options).start()

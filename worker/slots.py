@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
+from core.crash_points import passed
 from core.settings import Settings
 
 FOLDER = "slots"
@@ -64,6 +65,7 @@ def take_slot(wanted: str, file_store_dir: Path) -> Slot:
         except BlockingIOError:
             lock.close()
         else:
+            passed("slot", "taken")
             return Slot(name, lock)
     raise AssertionError("count() has no end")
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from core.job import JobOptions, Stage
 from core.transcript import Transcript
 
+DIARIZATION_FAILED = "diarization_failed"  # the warning of a transcript whose speakers could not be told apart
+
 
 @dataclass(frozen=True)
 class Work:

@@ -3,7 +3,8 @@
 -- ARGV: burst id, owner, slot, lease in ms, reserve, cap of the day, cap of the month (in millionths of a dollar), day as
 --       2026-11-22, bounds of the histogram of waits in s (JSON), job id … → {'taken', id, attempt, …} or {'over', committed of
 --       the day, of the month}
-local key, day = ns .. ':burst:' .. ARGV[1], ARGV[8]
+local key, by = ns .. ':burst:' .. ARGV[1], { owner = ARGV[2], slot = ARGV[3], lease_ms = whole(4), runner = 'modal' }
+local reserve, cap_of_day, cap_of_month, day, bounds = whole(5), whole(6), whole(7), day_of(8), numbers_of(9)
 local taken = redis.call('HGET', key, 'jobs')
 if taken then
   local reply = { 'taken' }
@@ -14,24 +15,23 @@ if taken then
   return reply
 end
 local of_day, of_month = committed(day)
-if of_day + ARGV[5] > tonumber(ARGV[6]) or of_month + ARGV[5] > tonumber(ARGV[7]) then return { 'over', of_day, of_month } end
+if of_day + reserve > cap_of_day or of_month + reserve > cap_of_month then return { 'over', of_day, of_month } end
 
-local by = { owner = ARGV[2], slot = ARGV[3], lease_ms = ARGV[4], runner = 'modal' }
 local jobs, reply = {}, { 'taken' }
 for i = 10, #ARGV do
   local id = ARGV[i]
   local priority = has_record(id) and job_fields(id, 'priority')[1]
-  if priority and redis.call('ZSCORE', ns .. ':pending:' .. priority, id) then
-    local attempt = take(id, by, ARGV[9])
+  if priority and redis.call('ZSCORE', ns .. ':pending:' .. priority, id) and pcall(deliveries_of, id) then
+    local attempt = take(id, by, bounds)
     jobs[#jobs + 1] = { id, attempt }
     reply[#reply + 1] = id
     reply[#reply + 1] = attempt
   end
 end
 if #jobs == 0 then return reply end
-redis.call('HSET', key, 'jobs', cjson.encode(jobs), 'reserved', ARGV[5], 'day', day, 'intended_at', now_ms())
+redis.call('HSET', key, 'jobs', cjson.encode(jobs), 'reserved', reserve, 'day', day, 'intended_at', now_ms())
 redis.call('ZADD', ns .. ':bursts', now_ms(), ARGV[1])
-post(day, 'reserved', ARGV[5])
+post(day, 'reserved', reserve)
 post(day, 'calls', 1)
 post(day, 'jobs', #jobs)
 return reply

@@ -3,7 +3,8 @@
 -- ARGV: owner, slot, lease in ms, claim id (a retry of the same claim gets the same job), work_ms that still fits,
 --       losses that make a job suspect (it runs alone), bounds of the histogram of waits in s (JSON) → {id, attempt} or {}
 
--- The oldest job of the lane whose turn it is, and the lane's virtual time. Drops places that lead to no record.
+-- The oldest job of the lane whose turn it is, and the lane's virtual time. Drops places that lead to no record, or to one that
+-- nobody can read.
 local function next_of(priority)
   local lanes, pending, has_dropped = ns .. ':lanes:' .. priority, ns .. ':pending:' .. priority, false
   local id, lane
@@ -16,15 +17,19 @@ local function next_of(priority)
       redis.call('ZREM', pending, id)
       redis.call('ZREM', places, id)
       id, has_dropped = nil, true
+    elseif id and not pcall(deliveries_of, id) then
+      set_aside(id)
+      id = nil
     end
-    if redis.call('EXISTS', places) == 0 then redis.call('ZREM', lanes, lane[1]) end
+    if not id and redis.call('EXISTS', places) == 0 then leave(priority, lane[1]) end
   until id
   if has_dropped then recount('pending_ms:' .. priority, { pending }) end
   return id, lane[2]
 end
 
 local owner, slot, claim = ARGV[1], ARGV[2], ns .. ':claim:' .. ARGV[4]
-local suspect_after = tonumber(ARGV[6])
+local lease_ms, fits_ms, suspect_after = whole(3), whole(5), whole(6)
+local bounds = numbers_of(7)
 local before = redis.call('HMGET', claim, 'job', 'attempt')
 if before[1] then
   if is_held(before[1], before[2]) then return { before[1], before[2] } end
@@ -41,11 +46,12 @@ for _, priority in ipairs(PRIORITIES) do
   local id, virtual_time = next_of(priority)
   if id then
     local job = job_fields(id, 'work_ms', 'losses')
-    local fits = tonumber(job[1]) <= tonumber(ARGV[5]) and tonumber(job[2]) < suspect_after
+    local fits = tonumber(job[1]) <= fits_ms and tonumber(job[2]) < suspect_after
     if #held > 0 and not fits then return {} end
 
     redis.call('HSET', ns .. ':virtual_time', priority, virtual_time)
-    local attempt = take(id, { owner = owner, slot = slot, lease_ms = ARGV[3], runner = 'local' }, ARGV[7])
+    local attempt = take(id, { owner = owner, slot = slot, lease_ms = lease_ms, runner = 'local' }, bounds)
+    redis.call('ZREMRANGEBYSCORE', ns .. ':left:' .. priority, '-inf', virtual_time)
     redis.call('HSET', claim, 'job', id, 'attempt', attempt)
     redis.call('PEXPIRE', claim, 600000)
     return { id, attempt }

@@ -5,10 +5,10 @@ local id, token, outcome = ARGV[1], ARGV[2], ARGV[3]
 local found = redis.call('HMGET', delivery_key(id), 'ended', 'outcome', 'job')
 if found[1] == token then return found[2] or 'pending' end
 if not is_sent_by(id, token) then return 'lost' end
-local answer, now = cjson.decode(ARGV[4]), now_ms()
-local given_up_at = job_fields(found[3], 'finished_at')[1] + ARGV[6]
+local answer, pause_ms, patience_ms, now = object_of(ARGV[4]), whole(5), whole(6), now_ms()
+local given_up_at = job_fields(found[3], 'finished_at')[1] + patience_ms
 if outcome == 'pending' and now >= given_up_at then outcome = 'failed' end
 redis.call('HSET', delivery_key(id), 'ended', token)
 end_delivery(id, outcome, answer)
-if outcome == 'pending' then redis.call('ZADD', OUTBOX, math.min(now + ARGV[5], given_up_at), id) end
+if outcome == 'pending' then redis.call('ZADD', OUTBOX, math.min(now + pause_ms, given_up_at), id) end
 return outcome

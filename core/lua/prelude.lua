@@ -3,11 +3,40 @@
 local ns = KEYS[1]
 local PRIORITIES = { 'high', 'normal', 'low' }
 local FETCHING = ns .. ':fetching' -- jobs whose source is to be fetched, by the moment from which a fetcher may take each
+local KEPT = { 'inputs', 'products', 'results' } -- what ended jobs leave behind, each by the moment from which its lifetime counts
 local OUTBOX = ns .. ':outbox' -- deliveries that are owed, by the moment from which a sender may take each
 
 local function job_key(id) return ns .. ':job:' .. id end
 
+local function idempotency_key(key_id, said) return ns .. ':idempotency:' .. key_id .. ':' .. said end
+
 local function delivery_key(id) return ns .. ':delivery:' .. id end
+
+-- Arguments that a step reckons with, read before it writes anything.
+local function number(n) return assert(tonumber(ARGV[n]), 'argument ' .. n .. ' is no number') end
+
+local function is_whole(value) return type(value) == 'number' and value % 1 == 0 end
+
+local function whole(n)
+  local value = number(n)
+  return assert(is_whole(value) and value, 'argument ' .. n .. ' is no whole number')
+end
+
+local function object_of(json)
+  local found = cjson.decode(json)
+  return assert(type(found) == 'table' and found, 'no object')
+end
+
+-- The numbers of an argument that is a JSON list.
+local function numbers_of(n)
+  local found = object_of(ARGV[n])
+  for _, value in ipairs(found) do assert(type(value) == 'number', 'argument ' .. n .. ' holds what is no number') end
+  return found
+end
+
+local function day_of(n) return assert(string.match(ARGV[n], '^%d%d%d%d%-%d%d%-%d%d$'), 'argument ' .. n .. ' is no day') end
+
+local function kept_key(what) return ns .. ':kept:' .. what end
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -56,15 +85,26 @@ local function recount(total, sets)
 end
 
 -- Puts a job where claims look for it, at the place that its sequence number gives. A key that had nothing waiting
--- starts at the virtual time of whoever was served last: it neither owes nor is owed (start-time fair queueing).
+-- starts at the virtual time of whoever was served last, or later if its last jobs have had more than that (start-time fair
+-- queueing): one that sends its next job when the one before has started comes no oftener to its turn than one with a backlog.
 local function enqueue(id)
   local job = job_fields(id, 'priority', 'key_id', 'seq', 'work_ms')
   local priority, key_id, seq = job[1], job[2], job[3]
   redis.call('ZADD', ns .. ':pending:' .. priority, seq, id)
   redis.call('ZADD', ns .. ':lane:' .. priority .. ':' .. key_id, seq, id)
   redis.call('HINCRBY', ns .. ':totals', 'pending_ms:' .. priority, job[4])
-  local served = redis.call('HGET', ns .. ':virtual_time', priority) or 0
-  redis.call('ZADD', ns .. ':lanes:' .. priority, 'NX', served, key_id)
+  local served = tonumber(redis.call('HGET', ns .. ':virtual_time', priority) or 0)
+  local left = tonumber(redis.call('ZSCORE', ns .. ':left:' .. priority, key_id) or 0)
+  redis.call('ZADD', ns .. ':lanes:' .. priority, 'NX', math.max(served, left), key_id)
+  redis.call('ZREM', ns .. ':left:' .. priority, key_id)
+end
+
+-- A key that has nothing waiting any more leaves the turn; where it stood is remembered until the others have come to there.
+local function leave(priority, key_id)
+  local lanes = ns .. ':lanes:' .. priority
+  local turn = redis.call('ZSCORE', lanes, key_id)
+  if turn then redis.call('ZADD', ns .. ':left:' .. priority, turn, key_id) end
+  redis.call('ZREM', lanes, key_id)
 end
 
 local function dequeue(id)
@@ -74,7 +114,7 @@ local function dequeue(id)
   local lane = ns .. ':lane:' .. priority .. ':' .. key_id
   redis.call('ZREM', lane, id)
   redis.call('HINCRBY', ns .. ':totals', 'pending_ms:' .. priority, -job[3])
-  if redis.call('EXISTS', lane) == 0 then redis.call('ZREM', ns .. ':lanes:' .. priority, key_id) end
+  if redis.call('EXISTS', lane) == 0 then leave(priority, key_id) end
 end
 
 local function drop_fetch(id)
@@ -82,10 +122,10 @@ local function drop_fetch(id)
 end
 
 -- One more in the histogram of waits, in the one bucket that it falls into: whoever reads adds them up.
--- `bounds`: its bounds in s as JSON.
+-- `bounds`: in s.
 local function count_wait(priority, wait_ms, bounds)
   local bucket = '+Inf'
-  for _, bound in ipairs(cjson.decode(bounds)) do
+  for _, bound in ipairs(bounds) do
     if wait_ms <= bound * 1000 then
       bucket = tostring(bound)
       break
@@ -96,7 +136,7 @@ local function count_wait(priority, wait_ms, bounds)
 end
 
 -- A pending job becomes `by`'s: its owner, slot, lease_ms, and whether it runs here ('local') or on 'modal'. Its lane pays for it.
--- → the attempt, its fencing token
+-- `bounds`: of the histogram of waits. → the attempt, its fencing token
 local function take(id, by, bounds)
   local job, now = job_fields(id, 'work_ms', 'priority', 'key_id', 'created_at'), now_ms()
   redis.call('ZINCRBY', ns .. ':lanes:' .. job[2], job[1], job[3])
@@ -134,9 +174,11 @@ end
 -- What a job owes to the outside when it ends, each as JSON. Read before a step's first write: it fails on a broken record.
 local function deliveries_of(id)
   local owed = {}
-  for n, delivery in ipairs(cjson.decode(redis.call('HGET', job_key(id), 'fixed')).deliveries) do owed[n] = cjson.encode(delivery) end
+  for n, delivery in ipairs(object_of(redis.call('HGET', job_key(id), 'fixed')).deliveries) do owed[n] = cjson.encode(delivery) end
   return owed
 end
+
+local function check_error(error) assert(object_of(error).code, 'an error without a code') end
 
 -- What an ending adds to the totals: one more of its kind, its audio, how long its last attempt ran, what failed. Read before
 -- a step's first write: it fails on a broken error.
@@ -167,6 +209,7 @@ local function finish(id, state, deliveries, fields)
     redis.call('ZADD', OUTBOX, now, delivery_id)
     redis.call('ZADD', ns .. ':undelivered', now, delivery_id)
   end
+  for _, what in ipairs(KEPT) do redis.call('ZADD', kept_key(what), now, id) end
   for name, by in pairs(totals) do count(name, by) end
   changed(id)
 end
@@ -176,6 +219,37 @@ end
 local function settle(delivery_id)
   redis.call('ZREM', OUTBOX, delivery_id)
   redis.call('ZREM', ns .. ':undelivered', delivery_id)
+end
+
+-- The deliveries that an ended job has, or had: numbered from 1. They are found without the record, which may be broken.
+local function delivery_ids(id)
+  local ids = {}
+  while redis.call('EXISTS', delivery_key(id .. ':' .. #ids + 1)) == 1 do ids[#ids + 1] = id .. ':' .. #ids + 1 end
+  return ids
+end
+
+-- Forgets a job in every place but remembered submits and claims, which end by themselves. → whether there was a record
+local function forget(id)
+  for _, what in ipairs(KEPT) do redis.call('ZREM', kept_key(what), id) end
+  redis.call('ZREM', ns .. ':jobs', id)
+  if redis.call('EXISTS', job_key(id)) == 0 then return false end
+  local job = job_fields(id, 'key_id', 'idempotency')
+  local key_id = job[1] or ''
+  dequeue(id)
+  drop_fetch(id)
+  drop_lease(id)
+  for _, delivery_id in ipairs(delivery_ids(id)) do
+    settle(delivery_id)
+    redis.call('DEL', delivery_key(delivery_id))
+  end
+  redis.call('ZREM', ns .. ':jobs:' .. key_id, id)
+  redis.call('SREM', ns .. ':unfinished:' .. key_id, id)
+  -- What an idempotency key is held to names the source, the prompt and the callback.
+  local remembered = idempotency_key(key_id, job[2] or '')
+  if redis.call('HGET', remembered, 'job') == id then redis.call('DEL', remembered) end
+  changed(id)
+  redis.call('DEL', job_key(id))
+  return true
 end
 
 -- Whether this take of the delivery is the one that may go on: a hand-back, an end or a later take ends it, and so does the
@@ -188,7 +262,7 @@ end
 -- Writes down how a try ended; any outcome but pending is the delivery's last.
 local function end_delivery(id, outcome, answer)
   local key = delivery_key(id)
-  answer.at_ms = tonumber(redis.call('HGET', key, 'taken_at'))
+  answer.at_ms = tonumber(redis.call('HGET', key, 'taken_at') or now_ms())
   redis.call('HSET', key, 'try:' .. redis.call('HINCRBY', key, 'tries', 1), cjson.encode(answer))
   redis.call('HDEL', key, 'owner')
   if outcome ~= 'pending' then
@@ -212,12 +286,20 @@ end
 -- What all of a holder's fetches, or of its deliveries, hear when it beats.
 local function beat_all(places, is_theirs)
   local verdicts = {}
+  local lease_ms = whole(1)
   for i = 3, #ARGV, 2 do
     local is_held = is_theirs(ARGV[i], ARGV[i + 1])
-    if is_held and ARGV[2] == '1' then redis.call('ZADD', places, now_ms() + ARGV[1], ARGV[i]) end
+    if is_held and ARGV[2] == '1' then redis.call('ZADD', places, now_ms() + lease_ms, ARGV[i]) end
     verdicts[#verdicts + 1] = is_held and 'held' or 'lost'
   end
   return verdicts
+end
+
+-- A record whose fixed part cannot be read is of no use to anybody: its job ends, and owes nothing that could be known, so that
+-- it does not stand before all others for ever.
+local function set_aside(id)
+  local message = 'The record of this job is broken in Redis. Send the recording again.'
+  finish(id, 'failed', {}, { 'error', cjson.encode({ code = 'internal_error', message = message }) })
 end
 
 -- A runner died with the job: back to its place, or set aside once it has taken too many runners with it. → its state, or
@@ -228,11 +310,13 @@ local function lose(id, max_losses)
     recount('running_ms', { ns .. ':leases' })
     return nil
   end
-  local deliveries = deliveries_of(id)
+  local is_readable, deliveries = pcall(deliveries_of, id)
   local losses = redis.call('HINCRBY', job_key(id), 'losses', 1)
   count('lost_runners')
   local job = job_fields(id, 'cancel_requested', 'stage')
-  if job[1] == '1' then
+  if not is_readable then
+    set_aside(id)
+  elseif job[1] == '1' then
     finish(id, 'cancelled', deliveries, {})
   elseif losses >= max_losses then
     local message = 'The worker died ' .. losses .. ' times while it ran this job, last in stage ' .. (job[2] or 'decode')

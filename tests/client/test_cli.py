@@ -13,10 +13,12 @@ from rich.console import Console
 
 from client.arguments import OPTIONS
 from client.cli import main
-from client.display import clock, live_progress, progress_of, show_transcript
-from client.models import Download, Job
+from client.display import clock, live_progress, progress_of, show_deliveries, show_transcript
+from client.models import Attempt, Delivery, Download, Job
 from core.job import JobOptions, Stage
 from core.job_store import JobStore
+from core.leased import Lease
+from core.outbox import Answer, DeliveryState, Outbox
 from tests.conftest import ROOT, free_port, wait_for
 from tests.service.box import RUNNER, TRANSCRIPT, RunningService, wav
 
@@ -68,7 +70,7 @@ def test_jobs_are_followed_by_their_id(recording: str, url: str, jobs: JobStore,
     assert said("cancel", job_id) == "cancelled\n"
     assert said("delete", job_id) == ""
     assert main(["status", job_id]) == 1
-    assert capsys.readouterr().err == f"spillway: there is no job {job_id}: it never was, or it was deleted\n"
+    assert capsys.readouterr().err == f"spillway: there is no job {job_id}: it never was, it was deleted, or its time was over\n"
 
 
 def test_a_url_is_sent_as_a_source(url: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +97,55 @@ def test_a_callback_goes_with_a_file_and_with_a_source(
         assert main(["submit", given, "--callback-url", hook, "--url", url]) == 0
         (owed,) = jobs.get(capsys.readouterr().out.strip()).deliveries
         assert (owed["kind"], owed["target"]) == ("webhook", hook)
+
+
+def test_an_output_in_a_bucket_is_the_services_to_write(
+    url: str, recording: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = "gs://bucket/talks"
+    for given in (recording, "https://example.org/talk.mp3"):
+        assert main(["submit", given, "--output", prefix, "--url", url]) == 0
+        (owed,) = jobs.get(capsys.readouterr().out.strip()).deliveries
+        assert (owed["kind"], owed["target"], owed["host"]) == ("output", prefix, "bucket")
+
+
+def test_what_became_of_a_jobs_deliveries_is_shown(url: str, recording: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main([*arguments, "--url", url]) == 0
+        return capsys.readouterr().out
+
+    job_id = said("submit", recording, "--output", "gs://bucket/talks", "--callback-url", "https://example.org/hook").strip()
+    assert said("deliveries", job_id) == ("webhook\tpending\t0\t\thttps://example.org/hook\t\noutput\tpending\t0\t\tgs://bucket/talks\t\n")
+    jobs.cancel(job_id)
+    outbox = Outbox(jobs._redis, jobs)
+    delivery = outbox.claim(Lease("dispatcher", 60, 3))
+    assert delivery is not None
+    outbox.end(delivery, DeliveryState.FAILED, Answer(status=500, error="the receiver did not take it"))
+    assert "\tfailed\t1\t\t" in said("deliveries", job_id)
+    assert "\t500: the receiver did not take it\n" in said("deliveries", job_id)
+
+
+def test_a_terminal_gets_a_table_of_deliveries() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=160)
+    show_deliveries(console, (Delivery("1:1", "output", "gs://b/[bold]", "pending", (Attempt("now", None, "no bucket"),), "soon"),))
+    assert console.file.getvalue().splitlines()[1].split() == ["output", "pending", "1", "soon", "gs://b/[bold]", "no", "bucket"]  # type: ignore[attr-defined]
+    show_deliveries(console, ())
+    assert "owes nothing" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("runner", "url")
+def test_transcribe_prints_what_it_has_the_service_write(recording: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", recording, "--output", "gs://bucket/talks"]) == 0
+    assert "Good morning." in capsys.readouterr().out
+    assert [owed["target"] for owed in jobs.page().jobs[0].deliveries] == ["gs://bucket/talks"]
+
+
+@pytest.mark.usefixtures("url")
+def test_submit_writes_no_file_and_says_what_does(recording: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(["submit", recording, "--output", "talk.srt"])
+    assert exited.value.code == 2
+    assert "for a file use `spillway get`" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("url")

@@ -16,3 +16,11 @@ def redis(redis_url: str) -> Iterator[RedisClient]:
 @pytest.fixture
 def store(redis: RedisClient) -> JobStore:
     return JobStore(redis)
+
+
+@pytest.fixture
+def quick_redis(redis: RedisClient) -> Iterator[RedisClient]:
+    """Without an fsync for every write, for tests that write very often and lose nothing."""
+    redis.config_set("appendfsync", "no")
+    yield redis
+    redis.config_set("appendfsync", "always")

@@ -14,13 +14,16 @@ STEPS: dict[str, Callable[[JobStore, Job], object]] = {
     "succeed": lambda store, job: store.succeed(job, result_key="r"),
     "fail": lambda store, job: store.fail(job, JobFailure(code="c", message="m")),
     "retry": lambda store, job: store.retry(job, JobFailure(code="c", message="m"), max_failures=1),
-    "lose": lambda store, _: store.reclaim_expired(max_losses=1),
-    "delete": lambda store, job: store.delete(job.id),
 }
+RECLAIMS: dict[str, Callable[[JobStore], dict[str, JobState]]] = {
+    "expired": lambda store: store.reclaim_expired(max_losses=3),
+    "slot": lambda store: store.reclaim_slot(Runner("gpu0", "new"), max_losses=3),
+}
+BROKEN = ["not JSON", "{}", "7"]
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("fixed", ["not JSON", "{}"])
+@pytest.mark.parametrize("fixed", BROKEN)
 def test_a_step_that_meets_a_broken_record_changes_nothing(store: JobStore, redis: RedisClient, step: str, fixed: str) -> None:
     submit(store)
     job = claim(store, lease_s=0)
@@ -38,6 +41,17 @@ def test_a_cancel_that_meets_a_broken_record_changes_nothing(store: JobStore, re
     with pytest.raises(ResponseError):
         store.cancel(job.id)
     assert snapshot(redis) == before
+
+
+@pytest.mark.parametrize("fixed", ["not JSON", "{}"])
+def test_a_broken_record_can_be_deleted(store: JobStore, redis: RedisClient, fixed: str) -> None:
+    before = snapshot(redis).keys()
+    submit(store, key_id="a")
+    job = claim(store)
+    redis.hset(f"spillway:job:{job.id}", "fixed", fixed)
+    store.delete(job.id)
+    assert {key for key in snapshot(redis).keys() - before if job.id in key and ":claim:" not in key} == set()
+    assert store.backlog().running_jobs == 0
 
 
 def snapshot(redis: RedisClient) -> dict[str, object]:
@@ -63,17 +77,53 @@ def test_a_queue_of_nothing_but_lost_records_is_an_empty_queue(store: JobStore, 
     assert (store.backlog().queued_jobs, store.backlog().queued_audio_s) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    "reclaim", [lambda store: store.reclaim_expired(max_losses=3), lambda store: store.reclaim_slot(Runner("gpu0", "new"), max_losses=3)]
-)
-def test_a_lease_without_a_record_does_not_stop_the_reclaiming(
-    store: JobStore, redis: RedisClient, reclaim: Callable[[JobStore], dict[str, JobState]]
-) -> None:
+@pytest.mark.parametrize("reclaim", RECLAIMS)
+def test_a_lease_without_a_record_does_not_stop_the_reclaiming(store: JobStore, redis: RedisClient, reclaim: str) -> None:
     jobs = [submit(store) for _ in range(3)]
     for _ in jobs:
         claim(store, lease_s=0)
     redis.delete(f"spillway:job:{jobs[0].id}")
-    assert reclaim(store) == dict.fromkeys((job.id for job in jobs[1:]), JobState.QUEUED)
+    assert RECLAIMS[reclaim](store) == dict.fromkeys((job.id for job in jobs[1:]), JobState.QUEUED)
     backlog = store.backlog()
     assert (backlog.running_jobs, backlog.running_audio_s, backlog.queued_audio_s) == (0, 0, 60)
-    assert reclaim(store) == {}
+    assert RECLAIMS[reclaim](store) == {}
+
+
+def is_set_aside(redis: RedisClient, job: Job) -> bool:
+    record = redis.hgetall(f"spillway:job:{job.id}")
+    return record["state"] == JobState.FAILED and "Send the recording again" in record["error"]
+
+
+@pytest.mark.parametrize("reclaim", RECLAIMS)
+@pytest.mark.parametrize("fixed", BROKEN)
+def test_a_broken_record_that_runs_is_set_aside_when_it_is_lost(store: JobStore, redis: RedisClient, reclaim: str, fixed: str) -> None:
+    jobs = [submit(store) for _ in range(3)]
+    for _ in jobs:
+        claim(store, lease_s=0)
+    redis.hset(f"spillway:job:{jobs[0].id}", "fixed", fixed)
+    others = dict.fromkeys((job.id for job in jobs[1:]), JobState.QUEUED)
+    assert RECLAIMS[reclaim](store) == {jobs[0].id: JobState.FAILED, **others}
+    assert is_set_aside(redis, jobs[0])
+    assert RECLAIMS[reclaim](store) == {}
+
+
+@pytest.mark.parametrize("fixed", BROKEN)
+def test_a_broken_record_that_waits_is_set_aside_when_its_turn_comes(store: JobStore, redis: RedisClient, fixed: str) -> None:
+    broken, good, alone = submit(store, key_id="a"), submit(store, key_id="a"), submit(store, key_id="b")
+    for job in (broken, alone):
+        redis.hset(f"spillway:job:{job.id}", "fixed", fixed)
+    assert claim(store).id == good.id
+    assert store.claim(ALICE, lease_s=60, fits_s=ROOM_S) is None
+    assert is_set_aside(redis, broken)
+    assert is_set_aside(redis, alone)
+    assert (store.backlog().queued_jobs, store.backlog().queued_audio_s) == (0, 0)
+
+
+@pytest.mark.parametrize("fixed", BROKEN)
+def test_a_broken_record_can_be_deleted_with_all_that_it_owes(store: JobStore, redis: RedisClient, fixed: str) -> None:
+    webhook = {"kind": "webhook", "target": "https://example.org", "host": "example.org"}
+    job = submit(store, deliveries=(webhook, webhook))
+    store.cancel(job.id)
+    redis.hset(f"spillway:job:{job.id}", "fixed", fixed)
+    store.delete(job.id)
+    assert set(redis.keys()) == {"spillway:counters", "spillway:seq", "spillway:totals", "spillway:left:normal"}

@@ -106,6 +106,39 @@ def test_sources_are_taken_in_their_turn_each_by_one(store: JobStore, fetches: F
     assert fetches.claim(OTHER) is None
 
 
+def test_the_key_with_the_fewest_under_way_comes_first_then_who_has_waited_longest(store: JobStore, fetches: Fetches) -> None:
+    jobs = []
+    for key_id in ("alice", "alice", "bob", "carol"):
+        jobs.append(submit_source(store, key_id=key_id).id)
+        time.sleep(0.002)  # the turn goes by milliseconds of Redis' clock
+    under_way = {"alice": 2, "bob": 1}
+    claimed = [fetches.claim(ONE, under_way=under_way) for _ in range(4)]
+    assert [job and job.id for job in claimed] == [jobs[3], jobs[2], jobs[0], jobs[1]]
+
+
+def test_a_key_that_has_its_share_waits_however_long_it_has_waited(store: JobStore, fetches: Fetches) -> None:
+    for _ in range(150):
+        store.submit(new_job(source=SOURCE, key_id="alice"), max_queued=1000)
+    time.sleep(0.002)
+    of_bob, _ = store.submit(new_job(source=SOURCE, key_id="bob"), max_queued=1000)
+    claimed = fetches.claim(ONE, under_way={"alice": 2}, most_of_key=2)
+    assert claimed is not None
+    assert claimed.id == of_bob.id
+    assert fetches.claim(ONE, under_way={"alice": 2, "bob": 1}, most_of_key=2) is None
+    assert fetches.claim(ONE, under_way={"alice": 1, "bob": 1}, most_of_key=2) is not None
+
+
+def test_of_very_many_sources_those_of_one_key_do_not_hide_the_others(store: JobStore, fetches: Fetches, redis: RedisClient) -> None:
+    of_bob = submit_source(store, key_id="bob")
+    of_alice = submit_source(store, key_id="alice")
+    many = {f"{n:032}": 1 for n in range(1999)}
+    for place in many:
+        redis.copy(f"spillway:job:{of_alice.id}", f"spillway:job:{place}")
+    redis.zadd("spillway:fetching", many | {of_bob.id: 5})
+    claimed = (fetches.claim(ONE, under_way={"alice": 2}, most_of_key=2) for _ in range(100))
+    assert next(job for job in claimed if job is not None).id == of_bob.id  # half of all looks miss it: 100 of them once in 10^30 runs
+
+
 def test_a_lost_fetch_never_overwrites_the_winner(store: JobStore, fetches: Fetches) -> None:
     submit_source(store)
     loser = taken(fetches, EXPIRED)
@@ -245,9 +278,20 @@ def test_a_step_that_meets_a_broken_record_changes_nothing(
     before = content(redis, job)
     with pytest.raises(ResponseError):
         fetches.retry(job, FAILURE, pause_s=0, max_failures=max_losses)
-    with pytest.raises(ResponseError):
-        fetches.claim(Lease("other", 60, 1))
     assert content(redis, job) == before
+
+
+@pytest.mark.parametrize("fixed", ["not JSON", "{}"])
+def test_a_source_whose_record_is_broken_is_set_aside_when_its_turn_comes(
+    store: JobStore, fetches: Fetches, redis: RedisClient, fixed: str
+) -> None:
+    broken = submit_source(store)
+    time.sleep(0.002)  # the turn goes by milliseconds of Redis' clock
+    good = submit_source(store)
+    redis.hset(f"spillway:job:{broken.id}", "fixed", fixed)
+    assert taken(fetches).id == good.id
+    assert redis.hget(f"spillway:job:{broken.id}", "state") == JobState.FAILED
+    assert fetches.waiting([broken.id]) == set()
 
 
 def content(redis: RedisClient, job: Job) -> object:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.bucket_file_store import BucketFileStore
-from core.errors import SettingsError
+from core.errors import SettingsError, StorageUnavailable
 from core.file_store import FileStore
 from core.gs_address import Place
 from core.local_file_store import LocalFileStore
@@ -167,8 +168,81 @@ def test_what_a_killed_process_left_half_written_is_taken_away_after_a_day(opene
     for name in ("left", "growing"):
         (opened.folder / "partial" / name).write_bytes(b"half")
     os.utime(opened.folder / "partial" / "left", (0, 0))
+    opened.store.tidy()
+    assert [path.name for path in opened.left_here()] == ["growing"]
+    (opened.folder / "partial" / "left").write_bytes(b"half")
+    os.utime(opened.folder / "partial" / "left", (0, 0))
     prepare(opened.folder)
     assert [path.name for path in opened.left_here()] == ["growing"]
+
+
+def test_files_are_listed_with_their_size_and_when_they_were_stored(opened: Opened) -> None:
+    before = time.time()
+    for key in ("jobs/a/input", "jobs/a/attempts/1/transcript.json", "jobs/ab/input", "uploads/b"):
+        opened.store.write(key, b"four")
+    growing = opened.store.start("jobs/a/products/1-asr.json")
+    listed = {file.key: file for file in opened.store.listed("jobs/a")}
+    assert set(listed) == {"jobs/a/input", "jobs/a/attempts/1/transcript.json"}
+    assert listed["jobs/a/input"].bytes == 4
+    assert before - 1 <= listed["jobs/a/input"].stored_at <= time.time() + 1
+    assert {file.key for file in opened.store.listed("jobs")} == {*listed, "jobs/ab/input"}
+    assert list(opened.store.listed("jobs/never-was")) == []
+    growing.discard()
+
+
+def test_an_address_is_known_as_a_file_of_this_store_and_no_other(opened: Opened) -> None:
+    store = opened.store
+    if isinstance(store, BucketFileStore):
+        assert store.key_of(str(store.place("uploads/a"))) == "uploads/a"
+        assert store.key_of(f"{store.place('uploads/a')}/../B") is None
+    for other in ("gs://another/one/installation/uploads/a", "https://example.org/a", ""):
+        assert store.key_of(other) is None
+
+
+def test_a_deleted_file_leaves_no_empty_folder_behind(tmp_path: Path) -> None:
+    store = LocalFileStore(tmp_path)
+    for key in ("jobs/a/input", "jobs/a/products/1-asr.json"):
+        store.write(key, b"x")
+    store.delete("jobs/a/products/1-asr.json")
+    assert [path.name for path in (tmp_path / "jobs" / "a").iterdir()] == ["input"]
+    store.delete("jobs/a/input")
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_a_file_is_kept_though_others_of_its_job_are_deleted_at_the_same_time(tmp_path: Path) -> None:
+    store, stop = LocalFileStore(tmp_path), threading.Event()
+
+    def delete() -> None:
+        while not stop.is_set():
+            store.delete("jobs/a/products/1-vad.json")
+
+    with ThreadPoolExecutor(1) as pool:
+        deleting = pool.submit(delete)
+        for number in range(100):
+            store.write("jobs/a/products/1-asr.json", str(number).encode())
+            assert store.read("jobs/a/products/1-asr.json") == str(number).encode()
+            store.delete("jobs/a/products/1-asr.json")
+        stop.set()
+        deleting.result()
+
+
+def test_empty_folders_of_killed_processes_are_taken_away_after_a_day(tmp_path: Path) -> None:
+    store = LocalFileStore(tmp_path)
+    for name in ("old", "new"):
+        (tmp_path / "jobs" / name / "attempts").mkdir(parents=True)
+    os.utime(tmp_path / "jobs" / "old" / "attempts", (0, 0))
+    store.write("jobs/full/input", b"x")
+    os.utime(tmp_path / "jobs" / "full", (0, 0))
+    store.tidy()
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["full", "new"]
+
+
+def test_a_folder_that_cannot_be_deleted_is_an_error_that_says_which(tmp_path: Path) -> None:
+    store = LocalFileStore(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "a").write_bytes(b"no folder at all")
+    with pytest.raises(StorageUnavailable, match="jobs/a cannot be deleted: Not a directory"):
+        store.delete_job("a")
 
 
 def test_the_settings_say_where_files_are(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from core.errors import (
     JobCancelled,
     ObjectRefused,
     OurError,
-    SettingsError,
     SpillwayError,
     StorageDenied,
     StorageUnavailable,
@@ -24,7 +23,6 @@ from core.errors import (
 from core.gcs import PIECE_BYTES, CloudStorage, Patience
 from core.gs_address import Place
 from core.gs_transfers import deliver_object, fetch_object, find_object
-from core.settings import Settings
 from tests.conftest import free_port, wait_for
 from tests.gcs_server import EMAIL, CloudServer, Fault, Reply
 
@@ -235,27 +233,6 @@ def test_no_credentials_at_all_are_found_out_at_the_first_use(monkeypatch: pytes
     with pytest.raises(StorageDenied, match="SPILLWAY_GCS_CREDENTIALS_FILE"):
         store.write("jobs/a/input", b"x")
     wait_for(lambda: store.fault() == "the bucket cannot be written", "the verdict")
-
-
-@pytest.mark.parametrize("content", ["hush", "[]", "{}", '{"type": "authorized_user"}'])
-def test_a_key_file_that_holds_none_stops_the_start_and_is_not_shown(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "key.json"
-    path.write_text(content)
-    with pytest.raises(SettingsError, match="SPILLWAY_GCS_CREDENTIALS is wrong: give a service account's key") as caught:
-        Settings.from_environment({"SPILLWAY_GCS_CREDENTIALS_FILE": str(path)})
-    assert content not in str(caught.value)
-
-
-def test_a_key_that_cannot_sign_stops_the_start(key: str) -> None:
-    with pytest.raises(SettingsError, match="SPILLWAY_GCS_CREDENTIALS is wrong"):
-        CloudStorage(json.dumps({**json.loads(key), "private_key": "hush"}))
-
-
-def test_a_key_comes_from_its_file_and_is_not_shown(key: str, tmp_path: Path) -> None:
-    (tmp_path / "key.json").write_text(key)
-    settings = Settings.from_environment({"SPILLWAY_GCS_CREDENTIALS_FILE": str(tmp_path / "key.json")})
-    assert settings.gcs_credentials == key
-    assert "PRIVATE" not in repr(settings)
 
 
 # Signed addresses

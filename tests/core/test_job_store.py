@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from redis.exceptions import ResponseError
 
 from core.errors import IdempotencyConflict, JobNotFound, QueueFull, StoreUnavailable
 from core.figures import Figures
@@ -42,6 +43,27 @@ def test_the_same_idempotency_key_with_another_request_is_a_conflict(store: JobS
     store.submit(new_job(), max_queued=100, idempotency_key="k")
     with pytest.raises(IdempotencyConflict, match="new key"):
         store.submit(new_job(language="de"), max_queued=100, idempotency_key="k")
+
+
+def test_a_deleted_job_leaves_nothing_of_its_request_under_its_idempotency_key(store: JobStore, redis: RedisClient) -> None:
+    new = new_job(source="https://me:password@example.org/a.mp3", initial_prompt="a secret")
+    store.delete(store.submit(new, max_queued=100, idempotency_key="k")[0].id)
+    assert redis.keys("spillway:idempotency:*") == []
+    assert store.submit(new_job(), max_queued=100, idempotency_key="k")[1]
+
+
+def test_a_deleted_job_does_not_forget_the_key_of_a_later_one(store: JobStore, redis: RedisClient) -> None:
+    first, _ = store.submit(new_job(), max_queued=100, idempotency_key="k")
+    redis.delete("spillway:idempotency:anonymous:k")  # its lifetime is over
+    later, _ = store.submit(new_job(), max_queued=100, idempotency_key="k")
+    store.delete(first.id)
+    assert store.submit(new_job(), max_queued=100, idempotency_key="k")[0].id == later.id
+
+
+def test_a_record_that_could_not_be_read_again_is_refused(store: JobStore, redis: RedisClient) -> None:
+    with pytest.raises(ResponseError):
+        store._steps.run("submit", "id", "not JSON", "a", "normal", 1000, "", "f", 1000, 9, 0, 0)
+    assert redis.keys() == []
 
 
 def test_idempotency_keys_of_two_clients_are_strangers(store: JobStore) -> None:
@@ -99,6 +121,30 @@ def test_fairness_counts_audio_seconds_not_jobs(store: JobStore) -> None:
     served = [claim(store).key_id for _ in range(12)]
     assert served.count("long") == 2
     assert served.index("long") < 2
+
+
+def test_who_always_sends_one_more_comes_no_oftener_to_its_turn_than_who_sent_many(store: JobStore) -> None:
+    for _ in range(8):
+        submit(store, key_id="many")
+    served = []
+    for _ in range(8):
+        submit(store, key_id="always one")
+        served.append(claim(store).key_id)
+        if served[-1] == "many":
+            store.cancel(next(job.id for job in store.page(key_id="always one", state=JobState.QUEUED)))
+    assert 3 <= served.count("many") <= 5
+
+
+def test_a_key_that_comes_back_late_owes_nothing_for_long_ago(store: JobStore, redis: RedisClient) -> None:
+    submit(store, key_id="early", duration_s=100)
+    claim(store)
+    for _ in range(12):
+        submit(store, key_id="steady", duration_s=10)
+    for _ in range(11):
+        claim(store)
+    assert redis.zrange("spillway:left:normal", 0, -1) == []
+    submit(store, key_id="early", duration_s=10)
+    assert {claim(store).key_id for _ in range(2)} == {"early", "steady"}
 
 
 def test_a_claim_raises_the_attempt_and_names_the_owner(store: JobStore) -> None:
@@ -319,7 +365,7 @@ def test_a_deleted_job_is_gone_and_its_runner_finds_out(store: JobStore) -> None
 
 def test_a_server_that_is_away_is_said_to_be_away() -> None:
     store = JobStore(connect("redis://127.0.0.1:1/0", retries=0))
-    assert not store.is_reachable()
+    assert store.fault() == "Redis does not answer"
     with pytest.raises(StoreUnavailable, match="Redis does not answer"):
         store.get("x")
     with pytest.raises(StoreUnavailable):

@@ -102,7 +102,7 @@ def test_a_deleted_job_leaves_no_trace_in_the_lists(store: JobStore, redis: Redi
 def test_a_job_is_anothers_to_whoever_asks_with_another_key(store: JobStore) -> None:
     job = submit(store, key_id="mine")
     assert store.get(job.id, key_id="mine").id == store.get(job.id).id == job.id
-    with pytest.raises(JobNotFound, match="it never was, or it was deleted"):
+    with pytest.raises(JobNotFound, match="it never was, it was deleted, or its time was over"):
         store.get(job.id, key_id="others")
 
 

@@ -232,6 +232,16 @@ def test_a_place_without_a_record_does_not_stop_the_others(store: JobStore, outb
     assert redis.zrange("spillway:outbox", 0, -1) == [f"{good.id}:1"]
 
 
+@pytest.mark.parametrize("what", ["not JSON", "7"])
+def test_a_delivery_whose_record_is_broken_is_given_up_and_stops_no_other(
+    store: JobStore, outbox: Outbox, redis: RedisClient, what: str
+) -> None:
+    broken, good = ended(store), ended(store)
+    redis.hset(f"spillway:delivery:{broken.id}:1", "what", what)
+    assert taken(outbox).job.id == good.id
+    assert outbox.of_job(broken)[0].state == DeliveryState.FAILED
+
+
 def test_a_step_that_meets_a_broken_answer_changes_nothing(store: JobStore, outbox: Outbox, redis: RedisClient) -> None:
     ended(store)
     delivery = taken(outbox)

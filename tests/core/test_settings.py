@@ -41,6 +41,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPILLWAY_WEBHOOK_SECRET", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("SPILLWAY_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS!"),
         ("SPILLWAY_WEBHOOK_SECRET", "whsec_c2hvcnQ="),
+        ("SPILLWAY_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw,secret"),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, value: str) -> None:
@@ -52,6 +53,14 @@ def test_a_wrong_secret_is_not_shown_either() -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_environment({"SPILLWAY_WEBHOOK_SECRET": "whsec_secret"})
     assert "whsec_secret" not in str(refused.value)
+
+
+def test_two_secrets_may_sign_while_receivers_change_over(tmp_path: Path) -> None:
+    new, old = "whsec_dGhlIG5leHQgc2VjcmV0IG9mIHRoZSBib3g=", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    (tmp_path / "secret").write_text(f"{new},\n{old}\n")
+    settings = Settings.from_environment({"SPILLWAY_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")})
+    assert settings.webhook_secret == (new, old)
+    assert "whsec" not in repr(settings)
 
 
 def test_every_setting_has_a_line_of_help() -> None:
@@ -113,3 +122,14 @@ def test_the_clients_variables_are_none_of_ours() -> None:
 def test_hosts_and_networks_may_be_allowed() -> None:
     given = {"SPILLWAY_FETCH_ALLOW": "10.1.0.0/16, fd00::/8,NAS, files.example.internal,127.0.0.1"}
     assert Settings.from_environment(given).fetch_allow == ("10.1.0.0/16", "fd00::/8", "nas", "files.example.internal", "127.0.0.1")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("3600", 3600.0), ("1e7", 1e7), ("forever", None)])
+def test_a_lifetime_is_so_many_seconds_or_for_ever(text: str, seconds: float | None) -> None:
+    assert Settings.from_environment({"SPILLWAY_KEEP_RESULTS_S": text}).keep_results_s == seconds
+
+
+@pytest.mark.parametrize("text", ["-1", "for ever", "inf", "30 days"])
+def test_another_lifetime_is_a_wrong_setting(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^SPILLWAY_KEEP_INPUTS_S is wrong: [^;]*$"):
+        Settings.from_environment({"SPILLWAY_KEEP_INPUTS_S": text})

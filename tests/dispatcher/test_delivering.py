@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -17,85 +15,20 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 
-from core.errors import SourceRefused, StoreUnavailable
-from core.file_store import result_key
-from core.job import JobFailure, JobOptions, NewJob
-from core.job_store import JobStore, Runner
+from core.errors import StoreUnavailable
 from core.leased import Lease
-from core.local_file_store import LocalFileStore
-from core.outbox import Delivery, DeliveryKind, DeliveryState, Outbox
-from core.redis_steps import connect
-from core.render import Format
-from dispatcher.delivering import LONGEST_ASKED_S, LONGEST_PAUSE_S, PATIENCE_S, Deliverer, Limits, pause_after
-from dispatcher.guard import Guard
-from dispatcher.outputs import OutputSender
-from dispatcher.sending import Send, Tried, failed
-from dispatcher.webhooks import WebhookSender
+from core.outbox import Delivery, DeliveryKind, DeliveryState
+from dispatcher.delivering import LONGEST_ASKED_S, LONGEST_PAUSE_S, PATIENCE_S, pause_after
+from dispatcher.sending import Tried, failed
 from tests.conftest import RedisServer, free_port, wait_for
+from tests.dispatcher.delivery_box import SECRET, DeliveryBox
 from tests.dispatcher.process import running_dispatcher
 from tests.dispatcher.source_server import Asked, SourceServer, Visit
-from tests.service.box import TRANSCRIPT
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-RUNNER = Runner("slot", "boot")
-
-
-class Box:
-    """A dispatcher's deliverer with all that it works with, stepped by the test."""
-
-    def __init__(self, redis_url: str, folder: Path) -> None:
-        self.redis = connect(redis_url, retries=0)
-        self.jobs, self.folder = JobStore(self.redis), folder
-        self.outbox, self.files = Outbox(self.redis, self.jobs), LocalFileStore(folder)
-        self.senders: dict[DeliveryKind, Send] = {DeliveryKind.WEBHOOK: WebhookSender(Guard(("127.0.0.0/8",)), SECRET)}
-        self.made = list[Deliverer]()
-
-    def deliverer(self, owner: str = "me", *, lease_s: float = 60.0, most_at_once: int = 4, pause_s: float = 0.0) -> Deliverer:
-        lease, limits = Lease(owner, lease_s, 3), Limits(most_at_once, lease_s / 4)
-        self.made.append(Deliverer(self.outbox, self.senders, lease, limits=limits, pause_s=lambda _tries: pause_s))
-        return self.made[-1]
-
-    def ended(self, *targets: str, kind: str = "webhook", has_transcript: bool = True) -> str:
-        """The id of a job that has ended and owes something to each target."""
-        owed = tuple({"kind": kind, "target": target, "host": urlsplit(target).hostname} for target in targets)
-        job = NewJob(id=uuid4().hex, filename="talk.wav", duration_s=2.0, input_key="i", options=JobOptions(), deliveries=owed)
-        self.jobs.submit(job, max_queued=1000)
-        running = self.jobs.claim(RUNNER, lease_s=60, fits_s=1e6)
-        assert running is not None
-        if has_transcript:
-            self.files.write(result_key(job.id, 1), TRANSCRIPT.model_dump_json().encode())
-            self.jobs.succeed(running, result_key=result_key(job.id, 1))
-        else:
-            self.jobs.fail(running, JobFailure(code="invalid_media", message="broken"))
-        return job.id
-
-    def delivery(self, job_id: str) -> Delivery:
-        return self.outbox.of_job(self.jobs.get(job_id))[0]
-
-    def stepped(self, deliverer: Deliverer, is_so: Callable[[], object], what: str) -> None:
-        def step() -> object:
-            deliverer.step()
-            return is_so()
-
-        wait_for(step, what)
-
-    def settled(self, deliverer: Deliverer, job_id: str) -> Delivery:
-        self.stepped(deliverer, lambda: self.delivery(job_id).state != DeliveryState.PENDING, "the delivery to end")
-        return self.delivery(job_id)
-
-    def tried(self, deliverer: Deliverer, job_id: str, times: int = 1) -> Delivery:
-        self.stepped(deliverer, lambda: len(self.delivery(job_id).attempts) >= times, f"{times} tries")
-        return self.delivery(job_id)
-
-    def close(self) -> None:
-        for deliverer in self.made:
-            deliverer.close()
-        self.redis.close()
 
 
 @pytest.fixture
-def box(redis_url: str, tmp_path: Path) -> Iterator[Box]:
-    made = Box(redis_url, tmp_path / "files")
+def box(redis_url: str, tmp_path: Path) -> Iterator[DeliveryBox]:
+    made = DeliveryBox(redis_url, tmp_path / "files")
     yield made
     made.close()
 
@@ -133,7 +66,7 @@ def verified(asked: Asked) -> dict[str, Any]:
     return body
 
 
-def test_a_receiver_hears_that_a_job_has_ended(box: Box, server: SourceServer) -> None:
+def test_a_receiver_hears_that_a_job_has_ended(box: DeliveryBox, server: SourceServer) -> None:
     job_id = box.ended(server.url("/hook"))
     delivery = box.settled(box.deliverer(), job_id)
     assert (delivery.state, [attempt.status for attempt in delivery.attempts]) == (DeliveryState.DELIVERED, [204])
@@ -141,7 +74,7 @@ def test_a_receiver_hears_that_a_job_has_ended(box: Box, server: SourceServer) -
     assert (verified(asked)["type"], verified(asked)["data"]["id"]) == ("job.succeeded", job_id)
 
 
-def test_a_receiver_that_breaks_at_first_hears_the_same_event_until_it_takes_it(box: Box, server: SourceServer) -> None:
+def test_a_receiver_that_breaks_at_first_hears_the_same_event_until_it_takes_it(box: DeliveryBox, server: SourceServer) -> None:
     answers = iter([500, 302, 503, 200])
     server.answers["/hook"] = lambda visit: visit.say(next(answers), Location="/elsewhere", Retry_After="0")
     job_id = box.ended(server.url("/hook"), has_transcript=False)
@@ -153,7 +86,7 @@ def test_a_receiver_that_breaks_at_first_hears_the_same_event_until_it_takes_it(
     assert [asked.path for asked in server.asked] == ["/hook"] * 4
 
 
-def test_a_receiver_that_is_down_hears_of_it_when_it_is_up_again(box: Box) -> None:
+def test_a_receiver_that_is_down_hears_of_it_when_it_is_up_again(box: DeliveryBox) -> None:
     port = free_port()
     job_id, deliverer = box.ended(f"http://127.0.0.1:{port}/hook"), box.deliverer()
     assert "connection failed" in str(box.tried(deliverer, job_id).attempts[0].error)
@@ -162,13 +95,15 @@ def test_a_receiver_that_is_down_hears_of_it_when_it_is_up_again(box: Box) -> No
         assert len(server.asked) == 1
 
 
-def test_a_receiver_that_is_gone_is_asked_once(box: Box, server: SourceServer) -> None:
+def test_a_receiver_that_is_gone_is_asked_once(box: DeliveryBox, server: SourceServer) -> None:
     server.answers["/hook"] = lambda visit: visit.say(410)
     delivery = box.settled(box.deliverer(), box.ended(server.url("/hook")))
     assert (delivery.state, len(server.asked)) == (DeliveryState.STOPPED, 1)
 
 
-def test_a_receiver_that_never_takes_it_is_given_up_after_a_day(box: Box, server: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_never_takes_it_is_given_up_after_a_day(
+    box: DeliveryBox, server: SourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.answers["/hook"] = lambda visit: visit.say(500)
     job_id, deliverer = box.ended(server.url("/hook")), box.deliverer()
     box.tried(deliverer, job_id, 2)
@@ -179,7 +114,7 @@ def test_a_receiver_that_never_takes_it_is_given_up_after_a_day(box: Box, server
 
 
 @pytest.mark.parametrize(("asked_s", "heeded_s"), [("30", 30.0), ("999999999", LONGEST_ASKED_S)])
-def test_a_receiver_may_ask_for_a_pause_within_bounds(box: Box, server: SourceServer, asked_s: str, heeded_s: float) -> None:
+def test_a_receiver_may_ask_for_a_pause_within_bounds(box: DeliveryBox, server: SourceServer, asked_s: str, heeded_s: float) -> None:
     server.answers["/hook"] = lambda visit: visit.say(429, Retry_After=asked_s)
     delivery = box.tried(box.deliverer(pause_s=5), box.ended(server.url("/hook")))
     assert delivery.next_try_at == pytest.approx(time.time() + heeded_s, abs=3)
@@ -206,7 +141,7 @@ def test_a_day_holds_some_dozen_tries_ever_further_apart_until_the_longest_pause
     assert max(pauses) <= 1.25 * LONGEST_PAUSE_S
 
 
-def test_one_slow_host_holds_up_no_other(box: Box, server: SourceServer, hang: Hang) -> None:
+def test_one_slow_host_holds_up_no_other(box: DeliveryBox, server: SourceServer, hang: Hang) -> None:
     slow = [box.ended(server.url("/slow")) for _ in range(5)]
     quick = [box.ended(server.url("/hook", host="127.0.0.2")) for _ in range(5)]
     deliverer = box.deliverer(most_at_once=3)
@@ -220,7 +155,7 @@ def test_one_slow_host_holds_up_no_other(box: Box, server: SourceServer, hang: H
         assert box.settled(deliverer, job_id).state == DeliveryState.DELIVERED
 
 
-def test_a_step_waits_for_no_receiver(box: Box, server: SourceServer, hang: Hang) -> None:
+def test_a_step_waits_for_no_receiver(box: DeliveryBox, server: SourceServer, hang: Hang) -> None:
     box.ended(server.url("/slow"))
     deliverer = box.deliverer()
     for _ in range(5):
@@ -230,7 +165,7 @@ def test_a_step_waits_for_no_receiver(box: Box, server: SourceServer, hang: Hang
     assert hang.is_reached.wait(5)
 
 
-def test_a_job_that_is_deleted_meanwhile_owes_nothing_any_more(box: Box, server: SourceServer, hang: Hang) -> None:
+def test_a_job_that_is_deleted_meanwhile_owes_nothing_any_more(box: DeliveryBox, server: SourceServer, hang: Hang) -> None:
     job_id, deliverer = box.ended(server.url("/slow")), box.deliverer()
     deliverer.step()
     assert hang.is_reached.wait(5)
@@ -241,7 +176,7 @@ def test_a_job_that_is_deleted_meanwhile_owes_nothing_any_more(box: Box, server:
     assert box.redis.keys("spillway:delivery:*") == []
 
 
-def test_what_breaks_on_our_side_is_tried_again_and_tells_no_details(box: Box, server: SourceServer) -> None:
+def test_what_breaks_on_our_side_is_tried_again_and_tells_no_details(box: DeliveryBox, server: SourceServer) -> None:
     def broken(_delivery: Delivery, _check: Callable[[], None]) -> Tried:
         raise RuntimeError("secret detail")
 
@@ -253,7 +188,7 @@ def test_what_breaks_on_our_side_is_tried_again_and_tells_no_details(box: Box, s
     assert box.settled(deliverer, job_id).state == DeliveryState.DELIVERED
 
 
-def test_a_kind_that_is_not_set_up_waits_until_it_is(box: Box, server: SourceServer) -> None:
+def test_a_kind_that_is_not_set_up_waits_until_it_is(box: DeliveryBox, server: SourceServer) -> None:
     well = box.senders.pop(DeliveryKind.WEBHOOK)
     job_id, deliverer = box.ended(server.url("/hook")), box.deliverer()
     assert "not set up to deliver by webhook" in str(box.tried(deliverer, job_id).attempts[0].error)
@@ -261,7 +196,7 @@ def test_a_kind_that_is_not_set_up_waits_until_it_is(box: Box, server: SourceSer
     assert box.settled(deliverer, job_id).state == DeliveryState.DELIVERED
 
 
-def test_the_log_names_the_host_and_neither_path_nor_query_nor_secret(box: Box, server: SourceServer) -> None:
+def test_the_log_names_the_host_and_neither_path_nor_query_nor_secret(box: DeliveryBox, server: SourceServer) -> None:
     server.answers["/secret-path"] = lambda visit: visit.say(200)
     with capture_logs() as logs:
         box.settled(box.deliverer(), box.ended(server.url("/secret-path?token=secret-token")))
@@ -271,36 +206,7 @@ def test_the_log_names_the_host_and_neither_path_nor_query_nor_secret(box: Box, 
     assert SECRET not in str(logs)
 
 
-def test_a_transcript_is_written_where_its_client_asked_for_it_in_every_format(box: Box) -> None:
-    written: dict[str, bytes] = {}
-    box.senders[DeliveryKind.OUTPUT] = OutputSender(
-        box.files.read, lambda prefix, name, content: written.update({f"{prefix}/{name}": content})
-    )
-    job_id = box.ended("gs://bucket/talks", kind="output")
-    assert box.settled(box.deliverer(), job_id).state == DeliveryState.DELIVERED
-    assert set(written) == {f"gs://bucket/talks/{job_id}.{form}" for form in Format}
-    assert b"Good morning." in written[f"gs://bucket/talks/{job_id}.srt"]
-
-
-def test_a_bucket_that_refuses_is_tried_again_and_says_why(box: Box) -> None:
-    refusals = iter([SourceRefused("gs://bucket: no permission")])
-
-    def deliver(_prefix: str, _name: str, _content: bytes) -> None:
-        for refusal in refusals:
-            raise refusal
-
-    box.senders[DeliveryKind.OUTPUT] = OutputSender(box.files.read, deliver)
-    delivery = box.settled(box.deliverer(), box.ended("gs://bucket", kind="output"))
-    assert (delivery.state, delivery.attempts[0].error) == (DeliveryState.DELIVERED, "gs://bucket: no permission")
-
-
-def test_a_job_without_a_transcript_writes_none(box: Box) -> None:
-    box.senders[DeliveryKind.OUTPUT] = OutputSender(box.files.read, lambda *_: pytest.fail("nothing is there to be written"))
-    delivery = box.settled(box.deliverer(), box.ended("gs://bucket", kind="output", has_transcript=False))
-    assert (delivery.state, delivery.attempts[0].error) == (DeliveryState.STOPPED, "the job ended without a transcript")
-
-
-def test_a_deliverer_that_stops_hands_its_delivery_back_at_once(box: Box, server: SourceServer, hang: Hang) -> None:
+def test_a_deliverer_that_stops_hands_its_delivery_back_at_once(box: DeliveryBox, server: SourceServer, hang: Hang) -> None:
     first, job_id = box.deliverer("first"), box.ended(server.url("/slow"))
     first.step()
     assert hang.is_reached.wait(5)
@@ -312,8 +218,8 @@ def test_a_deliverer_that_stops_hands_its_delivery_back_at_once(box: Box, server
     assert (delivery.state, delivery.token, len(delivery.attempts)) == (DeliveryState.DELIVERED, 2, 1)
 
 
-def test_a_delivery_that_does_not_let_go_in_time_is_handed_back_all_the_same(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.delivering.STOP_S", 0.05)
+def test_a_delivery_that_does_not_let_go_in_time_is_handed_back_all_the_same(box: DeliveryBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.flights.STOP_S", 0.05)
     is_reached, released = threading.Event(), threading.Event()
 
     def deaf(_delivery: Delivery, _check: Callable[[], None]) -> Tried:
@@ -333,14 +239,14 @@ def test_a_delivery_that_does_not_let_go_in_time_is_handed_back_all_the_same(box
 
 
 def test_what_was_delivered_while_redis_was_away_is_not_delivered_again(redis_server: RedisServer, tmp_path: Path) -> None:
-    box, hang = Box(redis_server.url, tmp_path / "files"), Hang()
+    box, hang = DeliveryBox(redis_server.url, tmp_path / "files"), Hang()
     with SourceServer({"/slow": hang}) as server:
         deliverer, job_id = box.deliverer(), box.ended(server.url("/slow"))
         deliverer.step()
         assert hang.is_reached.wait(5)
         redis_server.stop()
         hang.released.set()
-        wait_for(deliverer._flights[f"{job_id}:1"].is_over.is_set, "the try to end")
+        wait_for(lambda: all(flight.is_over.is_set() for flight in deliverer._flights), "the try to end")
         with pytest.raises(StoreUnavailable):
             deliverer.step()
         redis_server.start()
@@ -353,7 +259,7 @@ WEBHOOKS = {"SPILLWAY_WEBHOOK_SECRET": SECRET, "SPILLWAY_CALLBACK_ALLOW": "127.0
 
 
 def test_a_dispatcher_killed_in_the_middle_of_a_delivery_delivers_again_under_the_same_id(
-    box: Box, server: SourceServer, hang: Hang, redis_url: str, ffmpeg: str
+    box: DeliveryBox, server: SourceServer, hang: Hang, redis_url: str, ffmpeg: str
 ) -> None:
     job_id = box.ended(server.url("/slow?token=secret-token"))
     with running_dispatcher(redis_url, box.folder, ffmpeg, **WEBHOOKS) as first:
@@ -373,7 +279,7 @@ def test_a_dispatcher_killed_in_the_middle_of_a_delivery_delivers_again_under_th
 
 
 def test_a_dispatcher_that_is_told_to_stop_hands_its_delivery_back(
-    box: Box, server: SourceServer, hang: Hang, redis_url: str, ffmpeg: str
+    box: DeliveryBox, server: SourceServer, hang: Hang, redis_url: str, ffmpeg: str
 ) -> None:
     job_id = box.ended(server.url("/slow"))
     with running_dispatcher(redis_url, box.folder, ffmpeg, **WEBHOOKS) as process:

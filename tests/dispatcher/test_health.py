@@ -37,15 +37,18 @@ def test_leaders_and_standbys_go_round_also_without_redis(leads: bool) -> None:
 
 def test_a_running_dispatcher_is_healthy_also_when_redis_goes(redis_server: RedisServer, tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path), "SPILLWAY_REDIS_URL": redis_server.url}
+    environment["SPILLWAY_FILE_STORE_DIR"] = str(tmp_path / "files")  # it looks for orphans, and not in this machine's own
 
     def is_healthy() -> bool:
         command = [sys.executable, "-m", "dispatcher.health"]
         return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
     with subprocess.Popen([sys.executable, "-m", "dispatcher"], cwd=ROOT, env=environment) as dispatcher:
-        wait_for(is_healthy, "the first round")
-        redis_server.stop()
-        (mark,) = tmp_path.glob("spillway-dispatcher-*")
-        mark.unlink()
-        wait_for(is_healthy, "a round without redis", timeout_s=30)
-        dispatcher.terminate()
+        try:
+            wait_for(is_healthy, "the first round")
+            redis_server.stop()
+            (mark,) = tmp_path.glob("spillway-dispatcher-*")
+            mark.unlink()
+            wait_for(is_healthy, "a round without redis", timeout_s=30)
+        finally:
+            dispatcher.terminate()

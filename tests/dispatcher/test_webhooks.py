@@ -53,7 +53,7 @@ def released() -> Iterator[threading.Event]:
 
 
 def sent(url: str, *, guard: Guard = LOOPBACK, try_s: float = 10.0, job: Job | None = None) -> Tried:
-    return WebhookSender(guard, SECRET, try_s=try_s)(owed(url, job), lambda: None)
+    return WebhookSender(guard, (SECRET,), try_s=try_s)(owed(url, job), lambda: None)
 
 
 def test_the_signature_is_the_one_that_the_standard_publishes() -> None:
@@ -74,6 +74,15 @@ def test_a_receiver_verifies_what_it_gets_with_the_standards_library(server: Sou
             Webhook(SECRET).verify(asked.content, forged)
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(asked.content.replace(b"12.5", b"99.5"), asked.headers)
+
+
+def test_while_the_secret_changes_a_receiver_may_know_either(server: SourceServer) -> None:
+    new = "whsec_dGhlIG5leHQgc2VjcmV0IG9mIHRoZSBib3g="
+    WebhookSender(LOOPBACK, (new, SECRET))(owed(server.url("/hook")), lambda: None)
+    (asked,) = server.asked
+    assert len(asked.headers["webhook-signature"].split(" ")) == 2
+    for secret in (new, SECRET):
+        assert Webhook(secret).verify(asked.content, asked.headers)
 
 
 def test_a_body_that_is_not_ascii_is_signed_as_it_is_sent(server: SourceServer) -> None:
@@ -233,7 +242,7 @@ def test_a_private_address_is_not_sent_to_and_the_setting_that_allows_it_is_name
 
 def test_a_name_that_turns_inside_between_two_tries_is_refused(server: SourceServer) -> None:
     answers = iter([["127.0.0.1"], ["10.0.0.1"]])
-    sender = WebhookSender(Guard(("127.0.0.1/32",), resolve=lambda _host, _port: next(answers)), SECRET)
+    sender = WebhookSender(Guard(("127.0.0.1/32",), resolve=lambda _host, _port: next(answers)), (SECRET,))
     delivery = owed(server.url("/hook", host="hooks.example.org"))
     assert [sender(delivery, lambda: None).state for _ in range(2)] == [DeliveryState.DELIVERED, DeliveryState.PENDING]
     assert len(server.asked) == 1
@@ -255,4 +264,4 @@ def test_one_that_is_stopped_ends_at_once(server: SourceServer, released: thread
 
     server.answers["/hook"] = hang
     with pytest.raises(Enough):
-        WebhookSender(LOOPBACK, SECRET)(owed(server.url("/hook")), check)
+        WebhookSender(LOOPBACK, (SECRET,))(owed(server.url("/hook")), check)

@@ -196,6 +196,21 @@ def test_a_killed_worker_costs_a_job_nothing_but_time(stack: LocalStack, client:
     assert (done.state, done.losses, done.attempt) == ("succeeded", 1, 2)
 
 
+def test_a_job_whose_worker_dies_after_asr_goes_on_at_the_word_times(stack: LocalStack, client: SpillwayClient) -> None:
+    job = client.submit(SAMPLE)
+    heard = stack.log_dir.parent / "files" / "jobs" / job.id / "products" / "1-asr.json"
+    wait_for(heard.exists, "the product of ASR", timeout_s=120)
+    wait_for(lambda: client.job(job.id).stage in ("diarization", "alignment"), "ASR to be over")
+    pid = stack.pid("worker")
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    assert client.wait(job.id).attempt == 2
+    transcript = json.loads(client.transcript(job.id))
+    assert "service desk" in text_of(transcript)
+    assert {"alignment", "diarization"} <= set(transcript["run"]["stages_s"])
+    assert "asr" not in transcript["run"]["stages_s"]
+
+
 def test_a_running_job_is_cancelled_within_seconds_and_the_next_one_runs(client: SpillwayClient, ffmpeg: str, tmp_path: Path) -> None:
     long = tmp_path / "long.flac"
     subprocess.run([ffmpeg, "-loglevel", "error", "-stream_loop", "20", "-i", str(SAMPLE), str(long)], check=True)

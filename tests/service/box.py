@@ -119,8 +119,8 @@ class Box:
 
 def commit(jobs: JobStore, files: FileStore, job: Job) -> None:
     key = result_key(job.id, job.attempt)
-    files.write(key, TRANSCRIPT.model_dump_json().encode())
-    jobs.succeed(job, result_key=key)
+    stored = files.write(key, TRANSCRIPT.model_dump_json().encode())
+    jobs.succeed(job, result_key=key, result_sha256=stored.sha256)
 
 
 def run_pending(jobs: JobStore, files: FileStore) -> bool:

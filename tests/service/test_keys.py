@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from core.api_keys import KeyLimits, Scope
+from core.api_keys import KeyLimits, Scope, parsed
 from service import keys
 from tests.conftest import ROOT
 from tests.service.box import Box
@@ -32,7 +32,9 @@ def test_a_key_is_shown_once_and_is_good(at_its_redis: Box, capsys: pytest.Captu
     assert (record.name, record.scope) == ("alice", scope)
     assert "shown this once" in shown.err
     assert keys.main(["list"]) == 0
-    assert shown.out.strip().rpartition("_")[2] not in capsys.readouterr().out
+    key = parsed(shown.out.strip())
+    assert key is not None
+    assert key.secret not in capsys.readouterr().out
 
 
 def test_a_pipe_gets_a_line_for_each_key(at_its_redis: Box, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,15 +44,18 @@ def test_a_pipe_gets_a_line_for_each_key(at_its_redis: Box, capsys: pytest.Captu
     assert keys.main(["list"]) == 0
     first, second = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert (first[:3], second[:3]) == ([alice.id, "alice", "submit"], [bob.id, "[bold]bob[/bold]", "submit"])
-    assert (first[4].endswith("Z"), second[4:]) == (True, ["", "", ""])
+    assert (first[4].endswith("Z"), second[4:]) == (True, ["", "", "", ""])
 
 
 @pytest.mark.parametrize(
     ("options", "shown", "limits"),
     [
-        ([], ["", ""], KeyLimits()),
-        (["--requests-per-minute", "30", "--max-jobs", "7"], ["30", "7"], KeyLimits(requests_per_minute=30, max_jobs=7)),
-        (["--requests-per-minute", "0", "--max-jobs", "0"], ["0", "0"], KeyLimits(requests_per_minute=0, max_jobs=0)),
+        ([], ["", "", ""], KeyLimits()),
+        (["--requests-per-minute", "30", "--max-jobs", "7"], ["30", "7", ""], KeyLimits(requests_per_minute=30, max_jobs=7)),
+        (["--requests-per-minute", "0", "--max-jobs", "0"], ["0", "0", ""], KeyLimits(requests_per_minute=0, max_jobs=0)),
+        (["--high-priority"], ["", "", "yes"], KeyLimits(high_priority=True)),
+        (["--scope", "admin"], ["", "", "yes"], KeyLimits()),
+        (["--scope", "admin", "--no-high-priority"], ["", "", ""], KeyLimits(high_priority=False)),
     ],
 )
 def test_a_key_may_have_limits_of_its_own(
@@ -78,7 +83,7 @@ def test_a_terminal_gets_a_table(at_its_redis: Box, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(keys, "out", terminal)
     assert keys.main(["list"]) == 0
     heading, row = terminal.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert heading.split() == ["id", "name", "scope", "created", "revoked", "requests/min", "jobs"]
+    assert heading.split() == ["id", "name", "scope", "created", "revoked", "requests/min", "jobs", "high", "priority"]
     assert row.split()[:3] == [key.id, "[bold]bob[/bold]", "admin"]
 
 

@@ -48,6 +48,34 @@ def code(response: TestResponse) -> tuple[int, str]:
     return response.status_code, response.get_json()["code"]
 
 
+@pytest.mark.parametrize(
+    ("scope", "right", "is_taken"),
+    [
+        (Scope.SUBMIT, None, False),
+        (Scope.SUBMIT, True, True),
+        (Scope.SUBMIT, False, False),
+        (Scope.ADMIN, None, True),
+        (Scope.ADMIN, False, False),
+    ],
+)
+def test_only_a_key_with_the_right_sends_jobs_that_go_before_everybodys(
+    guarded: Box, scope: Scope, right: bool | None, is_taken: bool
+) -> None:
+    headers = bearer(guarded.keys.create("somebody", scope, KeyLimits(high_priority=right)))
+    response = guarded.submit(headers=headers, priority="high")
+    assert response.status_code == (202 if is_taken else 403)
+    if not is_taken:
+        assert response.get_json()["code"] == "forbidden"
+        assert "priority: this API key may not send jobs of priority high" in response.get_json()["detail"]
+        assert guarded.stored_files() == []
+    for priority in ("normal", "low"):
+        assert guarded.submit(headers=headers, priority=priority).status_code == 202
+
+
+def test_in_open_access_everybody_may_send_what_goes_first(box: Box) -> None:
+    assert box.submit(priority="high").status_code == 202
+
+
 @pytest.mark.parametrize("scope", Scope)
 def test_a_key_that_asks_too_often_is_told_to_wait(open_box: OpenBox, scope: Scope) -> None:
     box = open_box(requests_per_minute=3)

@@ -11,7 +11,7 @@ from flask import Flask
 
 from core.file_store import result_key
 from core.job import JobFailure, Stage
-from core.job_store import Beat, Runner
+from core.job_store import Beat, Kept, Runner
 from core.worker_reports import Download, WorkerReport, WorkerState
 from tests.conftest import RedisServer
 from tests.service.box import TRANSCRIPT, Box, commit
@@ -134,6 +134,17 @@ def test_a_transcript_is_read_in_every_format(box: Box, form: str, content_type:
 
 def test_an_unknown_format_is_refused(box: Box) -> None:
     assert box.http.get(f"/v1/jobs/{NOBODY}/transcript?format=docx").get_json()["field"] == "format"
+
+
+def test_a_job_that_failed_for_its_speakers_alone_still_gives_its_words(box: Box) -> None:
+    job_id = box.submitted(on_diarization_failure="fail")
+    for _ in range(2):
+        job = box.claim()
+        key = box.files.write(result_key(job.id, job.attempt), TRANSCRIPT.model_dump_json().encode()).key
+        box.jobs.retry(job, JobFailure(code="engine_failed", message="no speakers"), max_failures=2, kept=Kept(key, "", ()))
+    view = box.http.get(f"/v1/jobs/{job_id}").get_json()
+    assert (view["state"], view["error"]["code"]) == ("failed", "engine_failed")
+    assert box.http.get(view["transcript"]).get_json() == json.loads(TRANSCRIPT.model_dump_json())
 
 
 def test_a_transcript_that_is_not_there_yet_says_so(box: Box) -> None:

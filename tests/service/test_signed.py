@@ -8,7 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from werkzeug.test import TestResponse
 
+from core.api_keys import Scope
 from core.bucket_file_store import BucketFileStore
 from core.file_store import product_key
 from core.gcs import CloudStorage, Patience
@@ -65,6 +67,31 @@ def test_an_upload_says_how_long_it_may_begin(signing_box: Box) -> None:
     response = signing_box.http.post("/v1/uploads", json={})
     assert response.status_code == 201
     assert 3500 < seconds_from_now(response.get_json()["expires_at"]) <= 3600
+
+
+@pytest.fixture
+def keyed_box(
+    redis_url: str, tmp_path: Path, ffmpeg: str, bucket: str, connect_storage: Callable[..., CloudStorage], key: str
+) -> Iterator[Box]:
+    """Each API key may have two jobs."""
+    files = BucketFileStore(connect_storage(key, SHORT), Place(bucket, "spillway"), tmp_path)
+    box = Box(redis_url, tmp_path, ffmpeg, files=files, access="keys", max_jobs_per_key=2)
+    yield box
+    box.close()
+
+
+def test_a_key_begins_no_more_uploads_in_an_hour_than_it_may_have_jobs(keyed_box: Box) -> None:
+    def begun(headers: dict[str, str]) -> TestResponse:
+        return keyed_box.http.post("/v1/uploads", json={}, headers=headers)
+
+    scopes = (Scope.SUBMIT, Scope.SUBMIT, Scope.ADMIN)
+    alice, bob, admin = ({"Authorization": f"Bearer {keyed_box.keys.create('somebody', scope).text}"} for scope in scopes)
+    assert [begun(alice).status_code for _ in range(3)] == [201, 201, 429]
+    refused = begun(alice)
+    assert (refused.get_json()["code"], int(refused.headers["Retry-After"])) == ("rate_limited", pytest.approx(1800, abs=5))
+    assert "2 uploads an hour" in refused.get_json()["detail"]
+    assert begun(bob).status_code == 201
+    assert [begun(admin).status_code for _ in range(5)] == [201] * 5
 
 
 def test_every_upload_has_a_name_of_its_own(signing_box: Box) -> None:

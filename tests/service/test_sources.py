@@ -89,7 +89,6 @@ REFUSED: dict[str, tuple[object, int, str | None, str]] = {
     "half a character": (b'{"source": "https://example.org/\\ud800"}', 422, "body", "not valid JSON"),
     "a long URL": ({"source": "https://example.org/" + "a" * 5000}, 422, "source", "4096"),
     "an unknown field": ({"source": SOURCE, "langauge": "en"}, 422, "langauge", "did you mean 'language'"),
-    "a field that is not there yet": ({"source": SOURCE, "output": "gs://b"}, 422, "output", "not supported by this version"),
     "a file in JSON": ({"source": SOURCE, "file": "abc"}, 422, "file", "unknown field"),
     "a wrong option": ({"source": SOURCE, "num_speakers": "many"}, 422, "num_speakers", "integer"),
     "a wrong type": ({"source": SOURCE, "metadata": "text"}, 422, "metadata", "dictionary"),

@@ -66,7 +66,6 @@ REFUSED_FIELDS = [
     ({"langauge": "en"}, 422, "unknown_option", "langauge", "did you mean 'language'"),
     ({"nonsense": "en"}, 422, "unknown_option", "nonsense", "the options are language"),
     ({"source": "https://example.com/a.wav"}, 422, "invalid_request", "source", "came together"),
-    ({"output": "gs://bucket"}, 422, "invalid_request", "output", "not supported by this version"),
     ({"language": "xx"}, 422, "invalid_request", "language", "unknown language"),
     ({"num_speakers": "many"}, 422, "invalid_request", "num_speakers", "integer"),
     ({"num_speakers": "0"}, 422, "invalid_request", "num_speakers", "greater than or equal to 1"),

@@ -1,4 +1,4 @@
-"""Processes that live and end together, started by a real launcher."""
+"""The processes of a container, started by a real launcher."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 from core.settings import Settings
 from tests.conftest import ROOT, wait_for
 from worker import __main__ as launcher
-from worker.crew import UNFIT, Roll, read_roll, write_roll
+from worker.crew import MOST_QUICK_DEATHS, UNFIT, Roll, read_roll, write_roll
 from worker.visible_gpus import visible_gpus, visible_gpus_elsewhere
 
 # Notes every SIGTERM; ends at the second, or with what the file `end` beside the notes says.
@@ -105,8 +105,12 @@ def test_a_second_signal_goes_on_as_a_second_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("how", "status"), [("70", 70), ("kill", 137)])
-def test_when_one_ends_the_others_are_stopped_and_its_status_is_the_launchers(tmp_path: Path, how: str, status: int) -> None:
+def test_one_that_ends_is_started_again_beside_the_others_until_there_is_no_use_in_it(tmp_path: Path, how: str, status: int) -> None:
     with launched(tmp_path) as crew:
+        for again in range(2, MOST_QUICK_DEATHS + 1):
+            crew.end("b", how)
+            wait_for(lambda: crew.starts("b") == again, "it to be started again")  # noqa: B023 - waited for within the turn
+        assert (crew.starts("a"), crew.notes()) == (1, ["up", "up"])
         crew.end("b", how)
         assert crew.process.wait(10) == status
         assert crew.notes() == ["heard", "up"]
@@ -121,9 +125,6 @@ def test_an_unfit_one_is_started_again_and_the_other_hears_nothing(tmp_path: Pat
         wait_for(lambda: (roll := read_roll()) and [*map(is_gone, roll.processes)] == [False, False], "the roll to name those alive")
         wait_for(lambda: crew.notes() == ["up", "up"], "both to be up")
         assert crew.starts("a") == 1
-        crew.end("a", "70")
-        assert crew.process.wait(10) == 70
-        assert crew.notes() == ["up", "heard"]
 
 
 @pytest.mark.parametrize("names", [("a",), ("a", "b")])

@@ -8,13 +8,14 @@ import pytest
 
 from core.errors import BucketDenied, DiskFull, InvalidRequest, OurError, OutOfMemory, StorageUnavailable, StoreUnavailable
 from core.figures import Figures
+from core.file_store import result_key
 from core.job import Job, JobState, Stage
 from core.job_store import JobStore
 from core.transcript import Notice, Transcript
 from tests.conftest import RedisServer, wait_for
 from tests.worker.box import Box, in_thread, transcript, wav
 from worker.runner import MOST_BROKEN
-from worker.work import Work
+from worker.work import DIARIZATION_FAILED, Work
 
 
 def test_a_job_is_decoded_transcribed_and_committed(box: Box) -> None:
@@ -153,6 +154,30 @@ def test_a_retry_finds_what_finished_stages_kept(box: Box) -> None:
     job = box.submit()
     box.runner(transcribe).work()
     assert box.store.get(job.id).state == JobState.SUCCEEDED
+
+
+def without_speakers(work: Work) -> Transcript:
+    return transcript(work, Notice(code=DIARIZATION_FAILED, message="m"))
+
+
+def test_without_its_speakers_a_job_succeeds_with_a_warning(box: Box) -> None:
+    job = box.submit()
+    assert box.runner(without_speakers).work() == 1
+    done = box.store.get(job.id)
+    assert (done.state, [warning.code for warning in done.warnings]) == (JobState.SUCCEEDED, [DIARIZATION_FAILED])
+
+
+def test_if_that_was_asked_for_it_is_tried_again_and_fails_with_its_words_attached(box: Box) -> None:
+    job = box.submit(on_diarization_failure="fail")
+    assert box.runner(without_speakers).work() == 2
+    failed = box.store.get(job.id)
+    assert failed.error is not None
+    assert (failed.state, failed.error.code, failed.losses) == (JobState.FAILED, "engine_failed", 0)
+    assert [warning.code for warning in failed.warnings] == [DIARIZATION_FAILED]
+    assert failed.result_key == result_key(job.id, 2)
+    assert Transcript.model_validate_json(box.files.read(failed.result_key)).run.attempt == 2
+    with pytest.raises(FileNotFoundError):
+        box.files.read(result_key(job.id, 1))
 
 
 def test_a_file_without_audio_fails_with_what_to_do(box: Box) -> None:

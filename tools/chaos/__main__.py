@@ -5,6 +5,7 @@ Two workers, dispatcher, service and a Redis with an append-only file, fsync on 
 """
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from tools.chaos.crowd import Crowd, Recordings
 from tools.chaos.faults import WORKERS, Faults, small_volume
 from tools.chaos.journal import Line, read_journal, recoveries, taken_back_in
 from tools.chaos.orders import draw_orders
-from tools.chaos.proof import Findings, delete_all, prove, settle
+from tools.chaos.proof import Findings, delete_all, prove, settle, sweep
 from tools.local_stack import LocalStack, Plan
 from tools.stack_parts import PROGRAMS, ROOT, ffmpeg
 from tools.supervisor import Patience, Program
@@ -31,6 +32,7 @@ FOLDER = ROOT / ".local" / "chaos"
 SAMPLE = ROOT / "samples" / "dialogue.flac"
 LEASE_S, HEARTBEAT_S, MAX_LOSSES = 6.0, 1.5, 4
 WEBHOOK_SECRET = "whsec_" + "Y2hhb3M" * 5 + "M"  # of nobody: the receiver is ours and dies with the run
+STALLED_AFTER_S = 15.0  # longer than the longest freeze, and than the real model takes for a batch
 SETTLE_S = 180.0
 
 
@@ -81,9 +83,11 @@ def run(size: Size, seed: int) -> int:
             settle(client, SETTLE_S)
         journal = read_journal(FOLDER / "journal")
         found = prove(client, crowd, orders, receiver, journal, max_losses=MAX_LOSSES)
-        found.left_over += delete_all(client, FOLDER / "files")
+        delete_all(client)
+        swept, found.left_over = sweep(FOLDER / "files", _environment(stack))
     for line in found.all():
         say(f"  {line}")
+    say(f"{swept} files of uploads and attempts that were killed were swept once they were old")
     say(recovery(faults, journal, FOLDER / "logs"))
     say(summary(size, faults, found))
     return 1 if found.all() else 0
@@ -104,6 +108,7 @@ def _plan(size: Size) -> Plan:
         "SPILLWAY_HEARTBEAT_S": str(HEARTBEAT_S),
         "SPILLWAY_MAX_LOSSES": str(MAX_LOSSES),
         "SPILLWAY_STOP_GRACE_S": "1",
+        "SPILLWAY_STALLED_AFTER_S": str(STALLED_AFTER_S),
         "SPILLWAY_ASR_MODEL": "faster-whisper-tiny.en",
         "SPILLWAY_WEBHOOK_SECRET": WEBHOOK_SECRET,
         "SPILLWAY_CALLBACK_ALLOW": "127.0.0.1/32",
@@ -111,6 +116,12 @@ def _plan(size: Size) -> Plan:
     }
     programs = (*ours, *(Program(name, tuple(command)) for name in WORKERS))
     return Plan(FOLDER, settings, port=0, programs=programs, patience=Patience(quick_deaths=10**6, longest_pause_s=0.5))
+
+
+def _environment(stack: LocalStack) -> dict[str, str]:
+    """Of a command by hand beside the stack."""
+    ours = {"SPILLWAY_REDIS_URL": stack.redis_url, "SPILLWAY_FILE_STORE_DIR": str(FOLDER / "files"), "SPILLWAY_ACCESS": "open"}
+    return {**os.environ, **ours}
 
 
 def _clear() -> None:

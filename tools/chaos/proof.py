@@ -1,8 +1,11 @@
 """Whether the promises held, asked from the outside: what the service says, what clients saw, and what the stages wrote themselves."""
 
+import os
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,8 +119,25 @@ def _counts(client: SpillwayClient) -> Iterable[str]:
         yield f"the queue is empty and says {counts}"
 
 
-def delete_all(client: SpillwayClient, files: Path) -> list[str]:
-    """Deletes every job; the files that are there all the same."""
+def delete_all(client: SpillwayClient) -> None:
+    """Every job, as a client would."""
     for job in every_job(client):
         client.delete(job.id)
-    return sorted(str(path.relative_to(files)) for path in files.rglob("*") if path.is_file() and path.name != "ballast")
+
+
+def sweep(files: Path, environment: Mapping[str, str]) -> tuple[int, list[str]]:
+    """Lets what is left grow old and has it swept: how many files that took, and those that are there all the same."""
+    left = _files_in(files)
+    long_ago = time.time() - 30 * 86_400
+    for path in files.rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    command = [sys.executable, "-m", "dispatcher.orphans", "--delete"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    after = _files_in(files)
+    return len(left) - len(after), after
+
+
+def _files_in(files: Path) -> list[str]:
+    """Without the locks of the workers' slots, which say nothing of a job."""
+    found = (path.relative_to(files) for path in files.rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if path.parts[0] != "slots")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from packaging.version import InvalidVersion, Version
 from redis.exceptions import RedisError, ResponseError
 
-from core.errors import DiskFull, SettingsError, StorageDenied, StorageUnavailable
+from core.errors import DiskFull, StorageDenied, StorageUnavailable
 from core.redis_steps import RedisClient, connect
 from core.settings import Settings
 from core.storage import open_file_store
@@ -42,7 +42,7 @@ def file_store_finding(settings: Settings) -> Finding:
         files.write("doctor", b"written by the doctor")
         files.delete("doctor")
         free = files.free_bytes()
-    except (SettingsError, StorageUnavailable) as error:
+    except StorageUnavailable as error:
         return _bucket_fault(settings, error)
     except (OSError, DiskFull) as error:
         remedy = "let the worker's user write there (`chown`, or mount a volume), or set SPILLWAY_FILE_STORE_DIR to a folder where it may"
@@ -68,10 +68,10 @@ def modal_finding(settings: Settings) -> Finding:
     return Finding("Modal token", Verdict.OK, "configured")
 
 
-def _bucket_fault(settings: Settings, error: SettingsError | StorageUnavailable) -> Finding:
+def _bucket_fault(settings: Settings, error: StorageUnavailable) -> Finding:
     """One that is away for the moment makes no worker unfit: jobs wait for it."""
     found = f"{settings.file_store}: {error}"
-    if isinstance(error, SettingsError | StorageDenied):
+    if isinstance(error, StorageDenied):
         remedy = (
             "set SPILLWAY_GCS_CREDENTIALS_FILE to a service account's key, or attach the account to this machine,"
             " and grant it roles/storage.objectUser on the bucket that SPILLWAY_FILE_STORE names"

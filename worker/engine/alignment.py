@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -26,6 +28,7 @@ from worker.engine.wav2vec2 import Wav2Vec2
 
 MIN_SAMPLES = 400  # one frame of wav2vec2: 25 ms at 16 kHz
 BATCH_SAMPLES = 240 * SAMPLE_RATE  # eight windows of 30 s: attention then takes about 1.2 GB in a large model
+CHECK_EVERY_S = 0.25
 
 Indices = NDArray[np.intp]
 Seconds = NDArray[np.float64]
@@ -67,8 +70,16 @@ class ForcedAligner:
         model = Wav2Vec2.from_bundle(bundle, folder, device) if bundle else Wav2Vec2.from_folder(folder, device)
         return cls(model, language)
 
-    def sentences(self, waveform: Waveform, recognitions: Sequence[Recognition], *, check: Callable[[], None]) -> tuple[TimedSentence, ...]:
-        """In the order of the recognitions; check is called before each batch and may raise to stop.
+    def sentences(
+        self,
+        waveform: Waveform,
+        recognitions: Sequence[Recognition],
+        *,
+        on_progress: Callable[[float], None] = lambda _: None,
+        check: Callable[[], None],
+    ) -> tuple[TimedSentence, ...]:
+        """In the order of the recognitions; on_progress gets 0 to 1, again and again also while other jobs have the device;
+        check is called as often and may raise to stop.
 
         A text that cannot be aligned keeps the times it came with, or else its words are spread over its window.
         Raises OutOfMemory when one window alone is too much for the device.
@@ -76,9 +87,11 @@ class ForcedAligner:
         scripts = [self._script(one) for one in recognitions]
         speakable = [one for one in scripts if len(one.tokens) and one.recognition.window.start * SAMPLE_RATE < len(waveform)]
         readings: dict[int, Reading] = {}
+        done = 0
         for batch in _batches(speakable):
-            check()
-            readings |= self._read(waveform, batch)
+            with self._my_turn(partial(on_progress, done / len(speakable)), check):
+                readings |= self._read(waveform, batch)
+            done += len(batch)
         return tuple(chain.from_iterable(self._sentences(one, readings.get(id(one))) for one in scripts))
 
     def _script(self, recognition: Recognition) -> Script:
@@ -92,10 +105,21 @@ class ForcedAligner:
         """As wav2vec2's dictionaries write it: the space between words is a bar."""
         return "|" if character == " " and self._language not in LANGUAGES_WITHOUT_SPACES else character.lower()
 
+    @contextmanager
+    def _my_turn(self, goes_on: Callable[[], None], check: Callable[[], None]) -> Iterator[None]:
+        check()
+        while not self._device_lock.acquire(timeout=CHECK_EVERY_S):
+            goes_on()
+            check()
+        try:
+            goes_on()
+            yield
+        finally:
+            self._device_lock.release()
+
     def _read(self, waveform: Waveform, batch: Sequence[Script]) -> dict[int, Reading]:
         waveforms = [_cut(waveform, one.recognition.window) for one in batch]
-        with self._device_lock:
-            emissions = self._model.emissions(waveforms, [one.tokens for one in batch])
+        emissions = self._model.emissions(waveforms, [one.tokens for one in batch])
         aligned = zip(batch, emissions, viterbi.align(emissions), strict=True)
         return {id(one): _reading(one, spans, len(emission.blank)) for one, emission, spans in aligned if spans}
 

@@ -15,9 +15,10 @@ from pyannote.core import Annotation, SlidingWindowFeature
 from torch import Tensor
 from torch.nn import functional
 
-from core.errors import OutOfMemory
 from worker.engine.campplus import MIN_SAMPLES, CampPlus
 from worker.engine.checkpoints import load_pyannote
+from worker.engine.halving import Halving
+from worker.engine.linkage import MOST_LINKED, waiting
 from worker.engine.pyannote_parts import Model, SpeakerDiarization
 from worker.engine.results import SAMPLE_RATE, SpeakerTurn, Waveform
 from worker.engine.tally import Tally
@@ -33,7 +34,7 @@ Kind = Literal["campplus", "wespeaker"]
 # at all of them (7.1 %).
 THRESHOLDS = {"wespeaker": 0.7045654963945799, "campplus": 0.75}
 MIN_DURATION_S = 0.25  # of a recording in which it is worth asking
-SHARES = {"segmentation": (0.0, 0.25), "embeddings": (0.25, 0.95)}  # of the progress bar: an estimate
+SHARES = {"segmentation": (0.0, 0.25), "embeddings": (0.25, 0.95), "clustering": (0.95, 1.0)}  # of the progress bar: an estimate
 
 
 class Diarizer:
@@ -74,22 +75,10 @@ class Diarizer:
             return ()
         file = {"waveform": torch.from_numpy(waveform)[None], "sample_rate": SAMPLE_RATE, "uri": "waveform"}
         bounds = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
-        annotation = self._annotate(file, hook=partial(_report, on_progress, check), **bounds)
+        waiting.set(partial(_report, on_progress, check, "clustering", total=1, completed=0))
+        annotation = self._pipeline.apply(file, hook=partial(_report, on_progress, check), **bounds)
         on_progress(1.0)
         return _turns(annotation, len(waveform) / SAMPLE_RATE)
-
-    def _annotate(self, file: dict[str, Any], **options: Any) -> Annotation:
-        """With smaller batches when memory runs out; they stay small."""
-        try:
-            return self._pipeline.apply(file, **options)
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            if self._pipeline.embedding_batch_size == 1:
-                raise OutOfMemory("one window does not fit the device's memory for diarization") from error
-        for tally in self._pipeline.tallies:
-            tally.ran_out_of_memory()
-        self._pipeline.halve_batches()
-        torch.cuda.empty_cache()
-        return self._annotate(file, **options)
 
 
 class OnePassDiarization(SpeakerDiarization):  # type: ignore[misc]  # pyannote is untyped
@@ -100,17 +89,20 @@ class OnePassDiarization(SpeakerDiarization):  # type: ignore[misc]  # pyannote 
 
     def __init__(self, segmentation: Model, embedding: Model, embed: Embed, batch_size: int) -> None:
         super().__init__(segmentation=segmentation, embedding=embedding, embedding_exclude_overlap=True)
+        self.clustering.max_num_embeddings = MOST_LINKED
         self.segmentation_batch_size = self.embedding_batch_size = batch_size
         self._embed = embed
         # Jobs take turns batch by batch, on a GPU: its memory has room for one batch (worker/engine/budget.py).
         self._turn = threading.Lock()
-        self.tallies = Tally("segmentation"), Tally("embeddings")
+        self._segments = Halving("segmentation", batch_size, release_memory=torch.cuda.empty_cache)
+        self._embeds = Halving("embeddings", batch_size, release_memory=torch.cuda.empty_cache)
         self._segmentation.infer = partial(self._infer, self._segmentation.infer)
         # pyannote finds it by trials: once, here
         self._min_samples = MIN_SAMPLES if isinstance(embedding, CampPlus) else self._embedding.min_num_samples
 
-    def halve_batches(self) -> None:
-        self.segmentation_batch_size = self.embedding_batch_size = max(1, self.embedding_batch_size // 2)
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        return self._segments.tally, self._embeds.tally
 
     def get_segmentations(self, file: dict[str, Any], hook: Hook | None = None) -> SlidingWindowFeature:
         return self._segmentation.slide(file["waveform"], SAMPLE_RATE, hook and partial(hook, "segmentation", None))
@@ -136,15 +128,18 @@ class OnePassDiarization(SpeakerDiarization):  # type: ignore[misc]  # pyannote 
         return np.ones_like(embeddings) if np.isnan(embeddings).all() else embeddings
 
     def _infer(self, infer: Callable[[Tensor], Floats], windows: Tensor) -> Floats:
-        with self._my_turn(), self.tallies[0].batch(len(windows), room=self.segmentation_batch_size):
-            return infer(windows)
+        with self._my_turn():
+            return np.concatenate(self._segments.run(len(windows), lambda part: infer(windows[part])))
 
     @torch.inference_mode()
     def _embed_batch(self, waveforms: Tensor, masks: Tensor) -> Floats:
         device = self._embedding.device
-        with self._my_turn(), self.tallies[1].batch(len(waveforms), room=self.embedding_batch_size):
-            embeddings: Floats = self._embed(waveforms.to(device), masks.to(device)).cpu().numpy()
-        return embeddings
+
+        def embed(part: slice) -> Floats:
+            return np.asarray(self._embed(waveforms[part].to(device), masks[part].to(device)).cpu().numpy())
+
+        with self._my_turn():
+            return np.concatenate(self._embeds.run(len(waveforms), embed))
 
     def _my_turn(self) -> AbstractContextManager[object]:
         return self._turn if self._embedding.device.type == "cuda" else nullcontext()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import CallerError, EngineFailed, LeaseLost
+from core.errors import CallerError, LeaseLost
 from core.figures import Memory, WorkerFigures
 from core.job import JobOptions, Stage
 from core.log import logger
@@ -24,7 +24,7 @@ from worker.engine.results import SAMPLE_RATE, SpeakerTurn, Waveform, Window
 from worker.engine.speakers import assign_speakers
 from worker.engine.timekeeper import Timekeeper
 from worker.engine.vad import VoiceActivityDetector
-from worker.work import Work
+from worker.work import DIARIZATION_FAILED, Work
 
 log = logger("worker.engine")
 CHECK_EVERY_S = 0.25
@@ -56,15 +56,18 @@ class Engine:
         self._beside = ThreadPoolExecutor(jobs, thread_name_prefix="diarization")
 
     def transcribe(self, work: Work) -> Transcript:
-        """Raises `InvalidRequest` for what the models cannot do, `LeaseLost` when told to stop, `OutOfMemory`, `EngineFailed`."""
+        """Raises `InvalidRequest` for what the models cannot do, `LeaseLost` when told to stop, `OutOfMemory`, `EngineFailed`.
+
+        Whether a transcript without speakers is good enough is the runner's to say: its warnings tell.
+        """
         begun = perf_counter()
         waveform = np.frombuffer(work.audio, dtype=np.float32).copy()  # the models want to own what they read
         progress = Progress(work.report)
         timed_by = Timekeeper(self._parts.aligners, work.options)
         windows = self._windows(waveform, work, progress)
         heard, spoken = self._listen(waveform, windows, work, timed_by, progress)
-        with progress.stage(Stage.ALIGNMENT):
-            sentences = timed_by.sentences(waveform, heard, work)
+        with progress.stage(Stage.ALIGNMENT) as advance:
+            sentences = timed_by.sentences(waveform, heard, on_progress=advance, check=work.check)
         with progress.stage(Stage.ASSIGNMENT):
             segments = assign_speakers(sentences, spoken.turns)
         seconds = perf_counter() - begun
@@ -95,9 +98,8 @@ class Engine:
         self._parts.recognizer.close()
 
     def _windows(self, waveform: Waveform, work: Work, progress: Progress) -> tuple[Window, ...]:
-        with progress.stage(Stage.VAD):
-            work.check()
-            return self._parts.vad.windows(waveform)
+        with progress.stage(Stage.VAD) as advance:
+            return self._parts.vad.windows(waveform, on_progress=advance, check=work.check)
 
     def _listen(
         self, waveform: Waveform, windows: tuple[Window, ...], work: Work, timed_by: Timekeeper, progress: Progress
@@ -178,10 +180,8 @@ class _Stop(threading.Event):
 
 
 def _without_speakers(error: Exception, work: Work) -> Spoken:
-    if work.options.on_diarization_failure == "fail":
-        raise EngineFailed(f"diarization failed: {error}", stage=Stage.DIARIZATION) from error
     log.error("diarization failed", job_id=work.job_id, exc_info=error)
-    return Spoken(failure=Notice(code="diarization_failed", message="The speakers could not be told apart; the words are complete."))
+    return Spoken(failure=Notice(code=DIARIZATION_FAILED, message="The speakers could not be told apart; the words are complete."))
 
 
 def _placed(segment: Segment, work: Work) -> Segment:

@@ -2,6 +2,7 @@
 
 import warnings
 
+from worker.engine.linkage import linkage
 from worker.engine.quiet import quiet_imports
 
 with quiet_imports():
@@ -14,5 +15,6 @@ with quiet_imports():
 # Fewer speakers than were asked for: seen in the turns, so neither a warning nor, in clustering, a print is needed.
 warnings.filterwarnings("ignore", message=r"\s*The detected number of speakers")
 clustering.print = lambda *_: None
+clustering.linkage = linkage
 
 __all__ = ["Model", "PyanNet", "SpeakerDiarization", "WeSpeakerResNet34", "task"]

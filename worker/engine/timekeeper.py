@@ -1,11 +1,12 @@
 """Where one job's word times come from: forced alignment, else Whisper's attention, else interpolation."""
 
+from collections.abc import Callable
+
 from core.job import JobOptions
 from worker.engine.aligners import Aligners, NamedAligner
 from worker.engine.products import Heard
 from worker.engine.results import TimedSentence, Waveform
 from worker.engine.sentences import sentences_from_words
-from worker.work import Work
 
 
 class Timekeeper:
@@ -22,10 +23,12 @@ class Timekeeper:
         aligner = self._aligner(language)
         return aligner.name if aligner else None
 
-    def sentences(self, waveform: Waveform, heard: Heard, work: Work) -> tuple[TimedSentence, ...]:
+    def sentences(
+        self, waveform: Waveform, heard: Heard, *, on_progress: Callable[[float], None], check: Callable[[], None]
+    ) -> tuple[TimedSentence, ...]:
         aligner = self._aligner(heard.language.code)
         if aligner:
-            return aligner.aligner.sentences(waveform, heard.recognitions, check=work.check)
+            return aligner.aligner.sentences(waveform, heard.recognitions, on_progress=on_progress, check=check)
         language = "en" if self._options.task == "translate" else heard.language.code
         return tuple(sentence for recognition in heard.recognitions for sentence in sentences_from_words(recognition, language))
 

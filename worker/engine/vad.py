@@ -1,14 +1,19 @@
 """Where speech is: WhisperX's voice activity detection."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pyannote.core import SlidingWindowFeature
+from torch import Tensor
 
 from worker.engine.checkpoints import load_pyannote
 from worker.engine.features import WINDOW_S
+from worker.engine.halving import Halving
 from worker.engine.results import SAMPLE_RATE, Waveform, Window
 from worker.engine.whisperx_parts import vad
 
@@ -21,14 +26,28 @@ class VoiceActivityDetector:
     def __init__(self, device: str, *, onset: float = 0.5, offset: float = 0.363, batch_size: int = 32) -> None:
         self._onset, self._offset = onset, offset
         self._pipeline = _load(device, onset, offset)
-        self._pipeline._segmentation.batch_size = batch_size
-        self._lock = threading.Lock()
+        self._segmentation = self._pipeline._segmentation
+        self._batches = Halving("vad", batch_size, release_memory=torch.cuda.empty_cache)
+        self._turn = threading.Lock()  # of jobs, batch by batch
+        self._forward = self._segmentation.infer
+        self._segmentation.batch_size = batch_size
+        self._segmentation.infer = self._infer
 
-    def windows(self, waveform: Waveform) -> tuple[Window, ...]:
-        """Stretches of speech, merged to at most 30 s each, in order; empty when nobody speaks."""
+    def windows(
+        self, waveform: Waveform, *, on_progress: Callable[[float], None] = lambda _: None, check: Callable[[], None] = lambda: None
+    ) -> tuple[Window, ...]:
+        """Stretches of speech, merged to at most 30 s each, in order; empty when nobody speaks.
+
+        `on_progress` gets 0 to 1, `check` is called after each batch and may raise to stop. Raises `OutOfMemory`.
+        """
         if len(waveform) == 0:
             return ()
-        scores = self._scores(waveform)
+
+        def hook(*, completed: int, total: int) -> None:
+            check()
+            on_progress(completed / total)
+
+        scores = self._scores(waveform, hook)
         # asked here because merge_chunks prints when there is none; a region needs a frame after the one that opens it
         if not (scores.data[:-1] > self._onset).any():
             return ()
@@ -36,10 +55,13 @@ class VoiceActivityDetector:
         windows = [_window(chunk, len(waveform) / SAMPLE_RATE) for chunk in chunks]
         return tuple(window for window in windows if window.start < window.end)
 
-    def _scores(self, waveform: Waveform) -> SlidingWindowFeature:
+    def _scores(self, waveform: Waveform, hook: Callable[..., None]) -> SlidingWindowFeature:
         """Speech probabilities, shape = (frames, 1), a frame every 17 ms."""
-        with self._lock:
-            return self._pipeline({"waveform": torch.from_numpy(waveform).unsqueeze(0), "sample_rate": SAMPLE_RATE})
+        return self._segmentation({"waveform": torch.from_numpy(waveform).unsqueeze(0), "sample_rate": SAMPLE_RATE}, hook=hook)
+
+    def _infer(self, chunks: Tensor) -> NDArray[np.float32]:
+        with self._turn:
+            return np.concatenate(self._batches.run(len(chunks), lambda part: self._forward(chunks[part])))
 
 
 def _load(device: str, onset: float, offset: float) -> Any:

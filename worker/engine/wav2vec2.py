@@ -1,7 +1,7 @@
 """wav2vec2 models of two makers behind one face: waveforms in, log-probabilities of given characters out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, Wav2Vec2Config, Wav2Vec2ForCTC
 
-from core.errors import ModelMissing, OutOfMemory
+from core.errors import ModelMissing
+from worker.engine.halving import Halving
 from worker.engine.results import Waveform
 from worker.engine.viterbi import Emission
 from worker.engine.weights import read_weights
 
 Convolve = Callable[[Tensor], Tensor]  # waveform of shape (1, samples) -> (1, frames, features)
 Transform = Callable[[Tensor, Tensor], Tensor]  # (items, frames, features) and frame counts -> logits (items, frames, entries)
+MOST_WAVEFORMS = 10_000  # in a batch: its length in samples is what alignment bounds, until memory runs out
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Wav2Vec2:
     device: torch.device
     convolve: Convolve
     transform: Transform
+    batches: Halving = field(default_factory=lambda: Halving("alignment", MOST_WAVEFORMS, release_memory=torch.cuda.empty_cache))
 
     @classmethod
     def from_folder(cls, folder: Path, device: str) -> Self:
@@ -62,18 +65,9 @@ class Wav2Vec2:
         return self.dictionary.get("<pad>", self.dictionary.get("[pad]", 0))
 
     def emissions(self, waveforms: Sequence[Waveform], tokens: Sequence[NDArray[np.intp]]) -> list[Emission]:
-        """One per waveform, each with its text's entries in the dictionary; halves the batch when memory runs out.
-
-        Raises OutOfMemory when one waveform alone is too much.
-        """
-        try:
-            return self._emissions(waveforms, tokens)
-        except torch.cuda.OutOfMemoryError as error:
-            if len(waveforms) == 1:
-                raise OutOfMemory("one window does not fit the device's memory for alignment") from error
-        torch.cuda.empty_cache()
-        half = len(waveforms) // 2
-        return self.emissions(waveforms[:half], tokens[:half]) + self.emissions(waveforms[half:], tokens[half:])
+        """One per waveform, each with its text's entries in the dictionary. Raises OutOfMemory when one waveform alone is too much."""
+        parts = self.batches.run(len(waveforms), lambda part: self._emissions(waveforms[part], tokens[part]))
+        return [emission for part in parts for emission in part]
 
     @torch.inference_mode()
     def _emissions(self, waveforms: Sequence[Waveform], tokens: Sequence[NDArray[np.intp]]) -> list[Emission]:

@@ -75,6 +75,26 @@ def test_two_speakers_are_told_apart(diarizer: "Diarizer", dialogue: Waveform, r
         assert 0 < counts[f"batches:{model}"] <= counts[f"batch_windows:{model}"] <= counts[f"batch_room:{model}"]
 
 
+def test_out_of_memory_changes_no_turn(diarizer: "Diarizer", dialogue: Waveform) -> None:
+    """The embeddings' model raises what cuDNN does below torch; its batches get smaller for good, and nothing is done twice."""
+    expected, pipeline, sizes = turns(diarizer, dialogue), diarizer._pipeline, list[int]()
+    embed, was = pipeline._embed, pipeline._embeds.batch_size
+
+    def small_memory(waveforms: Any, masks: Any) -> Any:
+        sizes.append(len(waveforms))
+        if len(waveforms) > 2:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        return embed(waveforms, masks)
+
+    pipeline._embed = small_memory
+    try:
+        assert turns(diarizer, dialogue) == expected
+        assert sizes[:3] == [8, 4, 2]
+        assert max(sizes[2:]) == 2
+    finally:
+        pipeline._embed, pipeline._embeds.batch_size = embed, was
+
+
 def test_one_speaker_is_one_speaker(diarizer: "Diarizer", dialogue: Waveform, reference: list[SpeakerTurn]) -> None:
     alone = [turn for turn in reference if turn.speaker == "A"]
     parts = [dialogue[round(turn.start * SAMPLE_RATE) : round(turn.end * SAMPLE_RATE)] for turn in alone]

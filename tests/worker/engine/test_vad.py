@@ -71,6 +71,22 @@ def test_noise_and_tones_are_not_speech(detector: VoiceActivityDetector) -> None
     assert detector.windows(tone) == ()
 
 
+def test_out_of_memory_changes_no_window(detector: VoiceActivityDetector, speech: Waveform) -> None:
+    cramped, sizes = VoiceActivityDetector("cpu", batch_size=8), list[int]()
+    forward = cramped._forward
+
+    def small_memory(chunks: torch.Tensor) -> object:
+        sizes.append(len(chunks))
+        if len(chunks) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(chunks)
+
+    cramped._forward = small_memory
+    assert cramped.windows(speech) == detector.windows(speech)
+    assert sizes[:3] == [8, 4, 2]
+    assert max(sizes[2:]) == 2
+
+
 def test_threads_share_a_detector(detector: VoiceActivityDetector, speech: Waveform) -> None:
     parts = [speech[: seconds * SAMPLE_RATE] for seconds in (5, 10, 15, 20)]
     alone = [detector.windows(part) for part in parts]

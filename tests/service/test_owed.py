@@ -1,4 +1,4 @@
-"""Webhooks as a client asks for them and sees what became of them."""
+"""Webhooks and outputs as a client asks for them and sees what became of them."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 @pytest.fixture
 def signing(redis_url: str, tmp_path: Path, ffmpeg: str) -> Iterator[Box]:
-    made = Box(redis_url, tmp_path / "files", ffmpeg, webhook_secret=SECRET)
+    made = Box(redis_url, tmp_path / "files", ffmpeg, webhook_secret=(SECRET,))
     yield made
     made.close()
 
@@ -147,3 +147,70 @@ def test_the_query_of_a_callback_is_shown_and_logged_nowhere(signing: Box) -> No
 def test_the_documentation_names_the_callback(box: Box) -> None:
     content = box.http.get("/openapi.json").get_json()["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
     assert all("callback_url" in form["schema"]["properties"] for form in content.values())
+
+
+# Outputs
+
+PREFIX = "gs://bucket/talks/2026"
+
+
+@pytest.fixture
+def in_a_bucket(redis_url: str, tmp_path: Path, ffmpeg: str) -> Iterator[Box]:
+    """Its files are on disk all the same: nothing here asks the bucket."""
+    made = Box(redis_url, tmp_path / "files", ffmpeg, file_store="gs://bucket/spillway")
+    yield made
+    made.close()
+
+
+def test_an_output_is_owed_from_the_submit_on_and_needs_no_secret(box: Box) -> None:
+    uploaded, fetched = box.submitted(output=PREFIX), send(box, output=PREFIX).get_json()["id"]
+    for job_id in (uploaded, fetched):
+        (owed,) = deliveries(box, job_id)
+        assert (owed["kind"], owed["url"], owed["state"]) == ("output", PREFIX, "pending")
+        assert box.jobs.get(job_id).deliveries == ({"kind": "output", "target": PREFIX, "host": "bucket"},)
+
+
+def test_a_job_may_owe_a_webhook_and_an_output(signing: Box) -> None:
+    job_id = signing.submitted(callback_url=HOOK, output=PREFIX)
+    assert [(owed["id"], owed["kind"]) for owed in deliveries(signing, job_id)] == [(f"{job_id}:1", "webhook"), (f"{job_id}:2", "output")]
+
+
+def test_the_same_key_with_another_output_is_a_conflict(box: Box) -> None:
+    box.submit(key="k", output=PREFIX)
+    assert box.submit(key="k", output=PREFIX + "/others").status_code == 409
+
+
+REFUSED_PREFIXES = {
+    "a URL": ("https://storage.googleapis.com/bucket/talks", "write gs://bucket/name"),
+    "no bucket": ("gs://", "write gs://bucket/name"),
+    "a bucket that cannot be": ("gs://Bucket/talks", "write gs://bucket/name"),
+    "a line break": ("gs://bucket/a\nb", "write gs://bucket/name"),
+    "no text": (["gs://bucket"], "must be a prefix such as gs://bucket/talks"),
+    "too long a name": ("gs://bucket/" + "ü" * 500, "longer than 960 bytes"),
+    "where jobs are": ("gs://bucket/spillway/jobs", "keeps files of its own"),
+    "a job of ours": ("gs://bucket/spillway/jobs/abc/attempts/1/", "keeps files of its own"),
+    "where uploads are": ("gs://bucket/spillway/uploads", "keeps files of its own"),
+}
+
+
+@pytest.mark.parametrize(("prefix", "said"), REFUSED_PREFIXES.values(), ids=REFUSED_PREFIXES)
+def test_an_output_that_cannot_be_meant_is_refused_by_name(in_a_bucket: Box, prefix: object, said: str) -> None:
+    response = send(in_a_bucket, output=prefix)
+    problem = response.get_json()
+    assert (response.status_code, problem["code"], problem["field"]) == (422, "invalid_request", "output")
+    assert said in problem["detail"]
+
+
+@pytest.mark.parametrize("prefix", ["gs://bucket", "gs://bucket/spillway", "gs://bucket/spillway/jobs-of-ours", "gs://other/spillway/jobs"])
+def test_the_rest_of_our_own_bucket_is_open_to_outputs(in_a_bucket: Box, prefix: str) -> None:
+    assert send(in_a_bucket, output=prefix).status_code == 202
+
+
+def test_a_refused_output_leaves_nothing_of_the_upload(box: Box) -> None:
+    assert box.submit(output="bucket/talks").status_code == 422
+    assert (box.stored_files(), box.jobs.page().jobs) == ([], [])
+
+
+def test_the_documentation_names_the_output(box: Box) -> None:
+    content = box.http.get("/openapi.json").get_json()["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
+    assert all("output" in form["schema"]["properties"] for form in content.values())

@@ -1,0 +1,1 @@
+from tests.gcs_server import cloud_session  # noqa: F401 - a fixture

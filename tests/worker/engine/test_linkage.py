@@ -1,0 +1,82 @@
+"""The linkage of speaker embeddings beside a beating heart."""
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.cluster import hierarchy
+
+from core.errors import JobCancelled, OurError
+from tests.conftest import wait_for
+from worker.engine import linkage as module
+from worker.engine.linkage import AT_ONCE, linkage, waiting
+
+DIMENSION = 192  # CAM++'s
+
+
+def talk(embeddings: int) -> "module.Floats":
+    """Six speakers' embeddings, of unit length as pyannote hands them over."""
+    random = np.random.default_rng(1)
+    voices = random.normal(size=(6, DIMENSION))
+    heard = voices[random.integers(0, 6, embeddings)] + 0.6 * random.normal(size=(embeddings, DIMENSION))
+    return np.asarray(heard / np.linalg.norm(heard, axis=1, keepdims=True), dtype=np.float32)
+
+
+@pytest.mark.parametrize("embeddings", [2, AT_ONCE, AT_ONCE + 1])
+def test_it_is_scipys_wherever_it_runs(embeddings: int) -> None:
+    heard = talk(embeddings)
+    assert np.array_equal(linkage(heard, "centroid", "euclidean"), hierarchy.linkage(heard, "centroid", "euclidean"))
+
+
+def test_four_at_once_leave_this_process_to_its_other_threads() -> None:
+    """SciPy in here would hold the GIL for 0.7 s each, and for minutes with recordings of hours."""
+    heard, begun = talk(4000), time.process_time()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: linkage(heard, "centroid", "euclidean"), range(4)))
+    assert {one.shape for one in found} == {(3999, 4)}
+    assert time.process_time() - begun < 0.7
+
+
+def test_a_job_that_is_cancelled_while_it_waits_stops_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_S", 0.02)
+    looks = iter(range(100))
+
+    def cancelled() -> None:
+        if next(looks) > 3:
+            raise JobCancelled("job")
+
+    def job() -> None:
+        waiting.set(cancelled)
+        linkage(talk(8000), "centroid", "euclidean")
+
+    with ThreadPoolExecutor(1) as thread, pytest.raises(JobCancelled):
+        thread.submit(job).result()
+    assert children() == []
+
+
+def test_a_process_that_is_killed_is_an_error_of_this_job_alone() -> None:
+    with ThreadPoolExecutor(1) as thread:
+        linked = thread.submit(linkage, talk(8000), "centroid", "euclidean")
+        wait_for(children, "the process of its own")
+        subprocess.run(["kill", "-9", *children()], check=True)
+        with pytest.raises(OurError, match="status -9"):
+            linked.result()
+    assert linkage(talk(AT_ONCE + 1), "centroid", "euclidean").shape == (AT_ONCE, 4)
+
+
+def children() -> list[str]:
+    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split() if _links(pid)]
+
+
+def _links(pid: str) -> bool:
+    return b"worker.engine.linkage" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_it_does_not_outlive_the_worker() -> None:
+    orphan = [sys.executable, "-m", "worker.engine.linkage", "1", "centroid", "euclidean"]
+    ended = subprocess.run(orphan, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert "the worker is gone" in ended.stderr
