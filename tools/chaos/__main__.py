@@ -32,8 +32,7 @@ FOLDER = ROOT / ".local" / "chaos"
 SAMPLE = ROOT / "samples" / "dialogue.flac"
 LEASE_S, HEARTBEAT_S, MAX_LOSSES = 6.0, 1.5, 4
 WEBHOOK_SECRET = "whsec_" + "Y2hhb3M" * 5 + "M"  # of nobody: the receiver is ours and dies with the run
-STALLED_AFTER_S = 15.0  # longer than the longest freeze, and than the real model takes for a batch
-SETTLE_S = 180.0
+SETTLE_S = 120.0  # beside what a job that hangs takes until it is set aside
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,13 @@ class Size:
     real: int
     poison: int
     seconds: float  # over which the orders are sent; things break for that long and until the last is acknowledged
+    stalled_after_s: float  # more than the longest freeze, and than the real model takes to be loaded
 
 
-LONG, SHORT = Size(jobs=500, real=8, poison=15, seconds=300), Size(jobs=60, real=0, poison=5, seconds=20)
+LONG, SHORT = (
+    Size(jobs=500, real=8, poison=15, seconds=300, stalled_after_s=45),
+    Size(jobs=60, real=0, poison=5, seconds=20, stalled_after_s=12),
+)
 
 
 def main() -> int:
@@ -80,7 +83,7 @@ def run(size: Size, seed: int) -> int:
             with faults:
                 _wait_for(stack, crowd, faults)
             say(f"{len(faults.befallen)} faults ({_told(faults)}); waiting for what is still to end")
-            settle(client, SETTLE_S)
+            settle(client, crowd, orders, receiver, SETTLE_S + MAX_LOSSES * size.stalled_after_s)
         journal = read_journal(FOLDER / "journal")
         found = prove(client, crowd, orders, receiver, journal, max_losses=MAX_LOSSES)
         delete_all(client)
@@ -108,7 +111,7 @@ def _plan(size: Size) -> Plan:
         "SPILLWAY_HEARTBEAT_S": str(HEARTBEAT_S),
         "SPILLWAY_MAX_LOSSES": str(MAX_LOSSES),
         "SPILLWAY_STOP_GRACE_S": "1",
-        "SPILLWAY_STALLED_AFTER_S": str(STALLED_AFTER_S),
+        "SPILLWAY_STALLED_AFTER_S": str(size.stalled_after_s),
         "SPILLWAY_ASR_MODEL": "faster-whisper-tiny.en",
         "SPILLWAY_WEBHOOK_SECRET": WEBHOOK_SECRET,
         "SPILLWAY_CALLBACK_ALLOW": "127.0.0.1/32",

@@ -15,7 +15,7 @@ from random import Random
 
 from tools.local_stack import LocalStack
 
-BETWEEN_S = (0.6, 2.0)
+BETWEEN_S = (0.8, 2.4)
 FULL_S = 4.0
 REDIS_PAUSE_S = (1.0, 6.0)
 TMPFS_BYTES = 256 * 1024**2

@@ -35,12 +35,13 @@ class Findings:
         return [*self.lost, *self.duplicated, *self.stuck, *self.wrong, *self.left_over]
 
 
-def settle(client: SpillwayClient, timeout_s: float) -> None:
-    """Waits until every acknowledged job has ended, as far as it does."""
+def settle(client: SpillwayClient, crowd: Crowd, orders: Sequence[Order], receiver: Receiver, timeout_s: float) -> None:
+    """Waits until every acknowledged job has ended and told so whom it was to tell, as far as that comes about."""
+    owing = {job_id for number, ids in crowd.seen.answers.items() for job_id in ids if orders[number].wants_callback}
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         with suppress(ServiceAway, ServiceBusy):
-            if not any(_is_waiting(job) for job in every_job(client)):
+            if not any(_is_waiting(job) for job in every_job(client)) and owing <= receiver.taken.keys():
                 return
         time.sleep(0.5)
 
