@@ -2,12 +2,13 @@
 
 import json
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
 
-REFUSALS = 0.2  # share of deliveries that it answers with 500
+REFUSALS = 0.2  # share of deliveries that it answers with 500, …
+MOST_REFUSALS = 2  # … of one job: a third pause would be minutes
 
 
 class Receiver:
@@ -16,6 +17,7 @@ class Receiver:
     def __init__(self, seed: int) -> None:
         self.taken: dict[str, list[str]] = defaultdict(list)
         self._random, self._lock = Random(seed), threading.Lock()
+        self._refused: Counter[str] = Counter()
         receiver = self
 
         class Visit(BaseHTTPRequestHandler):
@@ -34,9 +36,11 @@ class Receiver:
 
     def answer(self, event: dict[str, Any], event_id: str) -> int:
         with self._lock:
-            if self._random.random() < REFUSALS:
+            job_id = str(event["data"]["id"])
+            if self._refused[job_id] < MOST_REFUSALS and self._random.random() < REFUSALS:
+                self._refused[job_id] += 1
                 return 500
-            self.taken[str(event["data"]["id"])].append(event_id)
+            self.taken[job_id].append(event_id)
             return 200
 
     def __enter__(self) -> "Receiver":

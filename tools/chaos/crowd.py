@@ -27,6 +27,17 @@ class Seen:
     texts: dict[str, str] = field(default_factory=dict)
     contradictions: list[str] = field(default_factory=list)
 
+    def compare(self, client: SpillwayClient, job: Job) -> None:
+        """What is visible of a job once it has ended must be what it was when it was first seen so."""
+        if not job.has_ended:
+            if job.id in self.ends:
+                self.contradictions.append(f"{job.id} was {self.ends[job.id]} and is {job.state} again")
+            return
+        if self.ends.setdefault(job.id, job.state) != job.state:
+            self.contradictions.append(f"{job.id} was {self.ends[job.id]} and is {job.state}")
+        if job.state == "succeeded" and job.id not in self.texts:
+            self.texts[job.id] = client.transcript(job.id, format="txt")
+
 
 @dataclass(frozen=True)
 class Recordings:
@@ -110,20 +121,9 @@ class Crowd:
             while not self._stop.wait(LOOK_EVERY_S):
                 try:
                     for job in every_job(client):
-                        self.compare(client, job)
+                        self.seen.compare(client, job)
                 except (ServiceAway, ServiceRefused):
                     continue
-
-    def compare(self, client: SpillwayClient, job: Job) -> None:
-        """What is visible of a job once it has ended must be what it was when it was first seen so."""
-        if not job.has_ended:
-            if job.id in self.seen.ends:
-                self._contradict(f"{job.id} was {self.seen.ends[job.id]} and is {job.state} again")
-            return
-        if self.seen.ends.setdefault(job.id, job.state) != job.state:
-            self._contradict(f"{job.id} was {self.seen.ends[job.id]} and is {job.state}")
-        if job.state == "succeeded" and job.id not in self.seen.texts:
-            self.seen.texts[job.id] = client.transcript(job.id, format="txt")
 
     def _contradict(self, what: str) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from client.api import SpillwayClient
 from client.errors import ServiceAway, ServiceBusy
 from client.models import Job
 from tools.chaos.callbacks import Receiver
-from tools.chaos.crowd import Crowd, Seen, every_job
+from tools.chaos.crowd import Seen, every_job
 from tools.chaos.journal import Line, attempts_begun, finished_attempts
 from tools.chaos.orders import Order
 
@@ -35,9 +35,9 @@ class Findings:
         return [*self.lost, *self.duplicated, *self.stuck, *self.wrong, *self.left_over]
 
 
-def settle(client: SpillwayClient, crowd: Crowd, orders: Sequence[Order], receiver: Receiver, timeout_s: float) -> None:
+def settle(client: SpillwayClient, seen: Seen, orders: Sequence[Order], receiver: Receiver, timeout_s: float) -> None:
     """Waits until every acknowledged job has ended and told so whom it was to tell, as far as that comes about."""
-    owing = {job_id for number, ids in crowd.seen.answers.items() for job_id in ids if orders[number].wants_callback}
+    owing = {job_id for number, ids in seen.answers.items() for job_id in ids if orders[number].wants_callback}
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         with suppress(ServiceAway, ServiceBusy):
@@ -47,9 +47,9 @@ def settle(client: SpillwayClient, crowd: Crowd, orders: Sequence[Order], receiv
 
 
 def prove(
-    client: SpillwayClient, crowd: Crowd, orders: Sequence[Order], receiver: Receiver, journal: list[Line], *, max_losses: int
+    client: SpillwayClient, seen: Seen, orders: Sequence[Order], receiver: Receiver, journal: list[Line], *, max_losses: int
 ) -> Findings:
-    found, seen = Findings(), crowd.seen
+    found = Findings()
     jobs = {job.id: job for job in every_job(client)}
     acknowledged = {job_id: orders[number] for number, ids in seen.answers.items() for job_id in ids}
     for number, ids in seen.answers.items():
@@ -65,7 +65,7 @@ def prove(
         elif _is_waiting(job):
             found.stuck.append(f"{job_id} is {job.state} (attempt {job.attempt}, losses {job.losses}, stage {job.stage})")
         else:
-            crowd.compare(client, job)
+            seen.compare(client, job)
             found.wrong += _judge(order, job, len(begun[job_id]), max_losses)
             found.duplicated += _visible(client, order, job, seen, finished[job_id])
             found.lost += _called_back(order, job, receiver)
