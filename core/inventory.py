@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
+from core.crash_points import passed
 from core.file_store import JOBS
 from core.job import Priority
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
@@ -76,6 +77,7 @@ class Inventory:
     def tell(self, told: Told) -> None:
         with redis_away():
             self._redis.hset(self._key("orphans"), mapping=asdict(told))
+        passed("redis", "orphans")
 
     def told(self) -> Told | None:
         """None before the first look."""

@@ -24,6 +24,7 @@ KINDS = {
     "job": r"jobs/[0-9a-f]+$",
     "upload": r"uploads/",
     "probe": r"probes/",
+    "output": r"outputs/",
 }
 
 

@@ -5,6 +5,8 @@ from typing import Any
 from uuid import uuid4
 
 from core.file_store import result_key
+from core.render import Format
+from core.retention import Kept
 from tests.conftest import wait_for
 from tests.crash.stack import PATIENCE_S, CrashStack, attempt_of
 from tools.crash_orders import Moment
@@ -150,6 +152,62 @@ def stopped_while_it_fetches(stack: CrashStack) -> None:
 
 def stopped_while_it_tells(stack: CrashStack) -> None:
     _is_told(stack, "/unhurried-hook", lambda: stack.terminate("dispatcher"))
+
+
+def written_outside(stack: CrashStack) -> None:
+    """The transcript in every format, under the prefix that its client named."""
+    job = stack.send(output=stack.outputs)["id"]
+    wait_for(lambda: _deliveries(stack, job) == ["delivered"], "the outputs to be written", timeout_s=PATIENCE_S)
+    _ends_with_one_result(stack, job)
+    written = stack.written_outside(job)
+    assert written.keys() == set(Format)
+    assert written["txt"] == stack.text(job)
+
+
+def its_recording_expires(stack: CrashStack) -> None:
+    job = _ended(stack, stack.send()["id"])
+    _expires(stack, Kept.INPUTS, job, leaves={"products", "attempts"})
+    _ends_with_one_result(stack, job)
+
+
+def its_source_expires(stack: CrashStack) -> None:
+    job = _ended(stack, stack.name("/talk.wav")["id"])
+    _expires(stack, Kept.INPUTS, job, leaves={"products", "attempts"})
+    _ends_with_one_result(stack, job)
+
+
+def its_products_expire(stack: CrashStack) -> None:
+    """And what an attempt left that did not win."""
+    job = _ended(stack, stack.send()["id"])
+    stack.leave(result_key(job, 99))
+    _expires(stack, Kept.PRODUCTS, job, leaves={"input", "attempts"})
+    assert result_key(job, 99) not in stack.stored()
+    _ends_with_one_result(stack, job)
+
+
+def it_expires(stack: CrashStack) -> None:
+    job = _ended(stack, stack.send()["id"])
+    _expires(stack, Kept.RESULTS, job, leaves=set())
+    assert stack.ask("GET", f"/v1/jobs/{job}").status_code == 404
+
+
+def looked_for_orphans(stack: CrashStack) -> None:
+    """By a dispatcher that starts and finds that nobody has looked yet."""
+    stack.redis.delete("spillway:orphans")
+    stack.terminate("dispatcher")
+    wait_for(lambda: stack.redis.exists("spillway:orphans"), "the look for orphans", timeout_s=PATIENCE_S)
+    uploaded(stack)
+
+
+def _ended(stack: CrashStack, job_id: str) -> str:
+    assert stack.ended(job_id)["state"] == "succeeded"
+    return job_id
+
+
+def _expires(stack: CrashStack, kept: Kept, job_id: str, *, leaves: set[str]) -> None:
+    stack.runs_out(kept, job_id)
+    wait_for(lambda: not stack.is_kept(kept, job_id), f"its {kept} to be let go", timeout_s=PATIENCE_S)
+    assert stack.stored_of(job_id) == leaves
 
 
 def _running(stack: CrashStack, **options: Any) -> str:
