@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from core.crash_points import passed
-from core.file_store import JOBS
+from core.file_store import is_result
 from core.job import Priority
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 
@@ -66,7 +66,7 @@ class Inventory:
 
     def still_expects(self, expected: Expected) -> bool:
         """Not once the job has gone on, or was deleted."""
-        is_input = "/attempts/" not in expected.key.removeprefix(JOBS)
+        is_input = not is_result(expected.key)
         with redis_away():
             state, result = self._redis.hmget(self._key("job", expected.job_id), "state", "result_key")
         return bool(state == "queued" if is_input else result == expected.key)

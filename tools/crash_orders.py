@@ -17,7 +17,7 @@ from core.crash_points import EVENT
 
 # What the key of a file says of it, the first that is found in it.
 KINDS = {
-    "result": r"/attempts/\d+/",
+    "result": r"/transcript-\d+\.json$",
     "product": r"/products/\d+-",
     "fetched": r"/fetches/\d+/",
     "input": r"jobs/[0-9a-f]+/input$",

@@ -166,13 +166,13 @@ def written_outside(stack: CrashStack) -> None:
 
 def its_recording_expires(stack: CrashStack) -> None:
     job = _ended(stack, stack.send()["id"])
-    _expires(stack, Kept.INPUTS, job, leaves={"products", "attempts"})
+    _expires(stack, Kept.INPUTS, job, leaves={"products", "transcript"})
     _ends_with_one_result(stack, job)
 
 
 def its_source_expires(stack: CrashStack) -> None:
     job = _ended(stack, stack.name("/talk.wav")["id"])
-    _expires(stack, Kept.INPUTS, job, leaves={"products", "attempts"})
+    _expires(stack, Kept.INPUTS, job, leaves={"products", "transcript"})
     _ends_with_one_result(stack, job)
 
 
@@ -180,7 +180,7 @@ def its_products_expire(stack: CrashStack) -> None:
     """And what an attempt left that did not win."""
     job = _ended(stack, stack.send()["id"])
     stack.leave(result_key(job, 99))
-    _expires(stack, Kept.PRODUCTS, job, leaves={"input", "attempts"})
+    _expires(stack, Kept.PRODUCTS, job, leaves={"input", "transcript"})
     assert result_key(job, 99) not in stack.stored()
     _ends_with_one_result(stack, job)
 

@@ -16,6 +16,7 @@ def writing(kind: str) -> tuple[str, ...]:
     return tuple(f"{what}:{kind}" for what in ("begun", "written", "synced", "placed", "kept", "discarded"))
 
 
+SCRATCH = tuple(point for point in writing("product") if not point.startswith("synced:"))  # a product need not outlive a power cut
 SERVICE: Mapping[Life, Sequence[str]] = {
     lives.uploaded: (*writing("input"), "step:submit", "wake-up:sent"),
     lives.repeated: ("deleted:job",),
@@ -29,7 +30,7 @@ SERVICE: Mapping[Life, Sequence[str]] = {
 WORKER: Mapping[Life, Sequence[str]] = {
     lives.uploaded: (
         "redis:worker", "redis:workers", "wake-up:received", "step:claim", "step:count_worker", "stage:decode", "stage:vad", "stage:asr",
-        *writing("product"), "step:keep", "stage:diarization", "stage:alignment", "stage:assignment", "stage:commit",
+        *SCRATCH, "step:keep", "stage:diarization", "stage:alignment", "stage:assignment", "stage:commit",
         *writing("result"), "step:finish",
     ),
     lives.begun_again: ("slot:taken",),

@@ -196,8 +196,8 @@ class CrashStack(ScriptedStack):
         return {str(path.relative_to(self._files)) for path in self._files.glob("jobs/**/*")}
 
     def stored_of(self, job_id: str) -> set[str]:
-        """Files of a job, without what is before them: `input`, `products`, `attempts`."""
-        return {key.split("/")[2] for key in self.stored() if key.startswith(f"jobs/{job_id}/")}
+        """What there is of a job: `input`, `products`, `transcript`."""
+        return {key.split("/")[2].partition("-")[0] for key in self.stored() if key.startswith(f"jobs/{job_id}/")}
 
     def leave(self, key: str) -> None:
         """A file that no record names."""
