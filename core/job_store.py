@@ -300,6 +300,10 @@ class JobStore:
             return float(self._redis.info("server")["uptime_in_seconds"])
 
     def fault(self) -> str | None:
+    def resign(self, holder: str) -> bool:
+        """Whether `holder` led; another may from now on."""
+        return bool(self._steps.run("resign", holder))
+
         """Why no job can be written down, None when it can: a Redis that is full or cannot save answers, but takes no writes."""
         try:
             self._steps.run("probe")

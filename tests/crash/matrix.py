@@ -51,7 +51,7 @@ DISPATCHER: Mapping[Life, Sequence[str]] = {
     lives.cancelled_once_it_was_fetched: ("deleted:fetched",),
     lives.deleted_once_it_was_fetched: ("deleted:job",),
     lives.frozen_before_its_commit: ("step:reclaim_expired",),
-    lives.stopped_while_it_fetches: ("step:release_fetch",),
+    lives.stopped_while_it_fetches: ("step:release_fetch", "step:resign"),
 }
 # What the dispatcher does once a job has ended.
 AFTERWARDS: Mapping[Life, Sequence[str]] = {
