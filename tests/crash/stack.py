@@ -200,13 +200,11 @@ class CrashStack(ScriptedStack):
         return {key.split("/")[2].partition("-")[0] for key in self.stored() if key.startswith(f"jobs/{job_id}/")}
 
     def leave(self, key: str) -> None:
-        """A file that no record names."""
+        """A file in a job's folder that no record names."""
         if self._is_store:
             self._bucket.cloud.put(self._bucket.name, f"{PREFIX}/{key}", b"left")
         else:
-            path = self._files / key
-            path.parent.mkdir(parents=True)
-            path.write_bytes(b"left")
+            (self._files / key).write_bytes(b"left")
 
     @property
     def outputs(self) -> str:
