@@ -10,12 +10,15 @@ from uuid import uuid4
 from redis.exceptions import ResponseError
 
 from core.crash_points import passed
-from core.errors import IdempotencyConflict, JobNotFound, QueueFull, StoreUnavailable, TooManyJobs
+from core.errors import IdempotencyConflict, JobNotFound, QueueFull, RecordBroken, StoreUnavailable, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
+from core.job_records import job_of, seconds_of
+from core.log import logger
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 from core.transcript import Notice
 from core.worker_reports import WorkerReport, report_of
 
+log = logger("core.job_store")
 MOST_READ = 5_000  # records that a page of one state looks through: 0.15 s beside a local Redis
 SUSPECT_AFTER = 2  # losses after which a job runs alone, so that it takes nobody with it
 WAIT_BOUNDS_S = (1, 5, 15, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)  # of the histogram of waits
@@ -112,12 +115,12 @@ class JobStore:
             raise _too_many(unfinished)
 
     def get(self, job_id: str, *, key_id: str | None = None) -> Job:
-        """Raises `JobNotFound`, also for the job of another API key than `key_id`, if that is given."""
+        """Raises `JobNotFound`, also for the job of another API key than `key_id`, if that is given, and `RecordBroken`."""
         with redis_away():
             fields = self._redis.hgetall(self._key("job", job_id))
         if not fields or key_id not in (None, fields.get("key_id")):
             raise _not_found(job_id)
-        return _job(fields)
+        return job_of(fields)
 
     def page(
         self,
@@ -139,7 +142,10 @@ class JobStore:
         for fields in self._records(ids[:reach], state):
             if len(jobs) == limit:
                 return Page(jobs, next=jobs[-1].id)
-            jobs.append(_job(fields))
+            try:
+                jobs.append(job_of(fields))
+            except RecordBroken as error:  # it must not keep the others from being seen
+                log.error("record broken", job_id=fields["id"], reason=str(error))
         return Page(jobs, next=ids[reach - 1] if len(ids) > reach else None)
 
     def cancel(self, job_id: str) -> Job:
@@ -274,13 +280,13 @@ class JobStore:
                 pipe.zcard(self._key("pending", priority))
             pipe.zcard(self._key("fetching")).zcard(self._key("leases")).hgetall(self._key("totals")).hgetall(self._key("speed"))
             *queued, fetching, running, totals, speed = pipe.execute()
-        audio_s, run_s = _seconds(speed.get("audio_ms")), _seconds(speed.get("run_ms"))
+        audio_s, run_s = seconds_of(speed.get("audio_ms")), seconds_of(speed.get("run_ms"))
         return Backlog(
             queued_jobs=sum(queued),
-            queued_audio_s=sum(_seconds(totals.get(f"pending_ms:{priority}")) for priority in Priority),
+            queued_audio_s=sum(seconds_of(totals.get(f"pending_ms:{priority}")) for priority in Priority),
             fetching_jobs=fetching,
             running_jobs=running,
-            running_audio_s=_seconds(totals.get("running_ms")),
+            running_audio_s=seconds_of(totals.get("running_ms")),
             real_time_factor=audio_s / run_s if run_s else None,
         )
 
@@ -293,6 +299,10 @@ class JobStore:
     def lead(self, holder: str, *, ttl_s: float) -> bool:
         """Whether `holder` is the one dispatcher that acts, until `ttl_s` from now."""
         return bool(self._steps.run("lead", holder, _ms(ttl_s)))
+
+    def resign(self, holder: str) -> bool:
+        """Whether `holder` led; another may from now on."""
+        return bool(self._steps.run("resign", holder))
 
     def uptime_s(self) -> float:
         """How long this Redis has been up, in whole seconds."""
@@ -326,9 +336,10 @@ class JobStore:
             if state is not None:  # a record may hold 16 kB of metadata: only those wanted are read whole
                 states = self._of_each(some, lambda pipe, key: pipe.hget(key, "state"))
                 some = [job_id for job_id, found in zip(some, states, strict=True) if found == state]
-            for fields in self._of_each(some, lambda pipe, key: pipe.hgetall(key)):
-                if fields and state in (None, fields["state"]):
-                    yield fields
+            found = self._of_each(some, lambda pipe, key: pipe.hgetall(key))
+            for job_id, fields in zip(some, found, strict=True):
+                if fields and state in (None, fields.get("state")):
+                    yield fields | {"id": job_id}
 
     def _of_each(self, job_ids: Sequence[str], read: Callable[[Any, str], object]) -> list[Any]:
         """What `read` asks of every record, in one round trip."""
@@ -350,38 +361,6 @@ def _noted(warnings: Iterable[Notice]) -> str:
     return json.dumps([warning.model_dump() for warning in warnings])
 
 
-def _job(fields: dict[str, str]) -> Job:
-    return Job(
-        **(json.loads(fields["fixed"]) | json.loads(fields.get("fetched", "{}"))),
-        state=JobState(fields["state"]),
-        stage=Stage(fields["stage"]) if "stage" in fields else None,
-        progress=float(fields["progress"]),
-        attempt=int(fields["attempt"]),
-        losses=int(fields["losses"]),
-        fetch=int(fields.get("fetch", 0)),
-        fetch_failures=int(fields.get("fetch_failures", 0)),
-        owner=fields.get("owner", ""),
-        runner=fields.get("runner", ""),
-        burst_failures=int(fields.get("burst_failures", 0)),
-        cancel_requested="cancel_requested" in fields,
-        seq=int(fields["seq"]),
-        version=int(fields.get("version", 0)),
-        created_at=_seconds(fields["created_at"]),
-        started_at=_seconds(fields["started_at"]) if "started_at" in fields else None,
-        finished_at=_seconds(fields["finished_at"]) if "finished_at" in fields else None,
-        products=_of_stages(fields, "product:"),
-        product_sha256=_of_stages(fields, "product_sha256:"),
-        result_key=fields.get("result_key"),
-        result_sha256=fields.get("result_sha256") or None,
-        warnings=tuple(Notice(**notice) for notice in json.loads(fields.get("warnings", "[]"))),
-        error=JobFailure.model_validate_json(fields["error"]) if "error" in fields else None,
-    )
-
-
-def _of_stages(fields: Mapping[str, str], prefix: str) -> dict[str, str]:
-    return {name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix) and value}
-
-
 def _not_found(job_id: str) -> JobNotFound:
     return JobNotFound(f"there is no job {job_id}: it never was, it was deleted, or its time was over")
 
@@ -400,7 +379,3 @@ def _state(reply: str) -> JobState | None:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _seconds(ms: str | None) -> float:
-    return float(ms or 0) / 1000

@@ -2,9 +2,11 @@
 
 import signal
 import threading
+from contextlib import suppress
 from uuid import uuid4
 
 from core import wakeups
+from core.errors import StoreUnavailable
 from core.fetches import Fetches
 from core.figures import Figures
 from core.gcs import CloudStorage, Patience
@@ -64,6 +66,8 @@ def main() -> None:
     fetcher.close()
     deliverer.close()
     expirer.close()
+    with suppress(StoreUnavailable):  # then it runs out by itself
+        store.resign(me)
 
 
 def lifetimes_of(settings: Settings) -> Lifetimes:
