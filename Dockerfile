@@ -1,5 +1,6 @@
-# The two images of Spillway: `service` (small, no CUDA; service, dispatcher, init) and `worker`, the last stage, which Modal builds too.
-# Plain instructions only: Modal's builder knows no target, no RUN --mount, no heredoc, and reads COPY itself.
+# The two images of Spillway: `service` (small, no CUDA; service, dispatcher, init) and `worker`, the last stage.
+# Modal builds `installer` and `stack`, which modal_deploy.py cuts out of here, and adds the code. Hence plain instructions only: its
+# builder knows no target, no RUN --mount, no heredoc, and reads COPY itself.
 # What each argument is for, and what to do when a tag or an index is gone: docs/image.md.
 
 # "devel" for cuBLAS 12 and the unversioned libnvrtc.so; no cuDNN in it, because torch brings the only one.
@@ -34,11 +35,15 @@ COPY client /app/client
 COPY core /app/core
 COPY dispatcher /app/dispatcher
 COPY service /app/service
+# What `modal deploy modal_deploy.py` sends to Modal, so that it needs this image and nothing else.
+COPY Dockerfile modal_deploy.py /app/
+COPY requirements/torch-pypi.txt requirements/torch.txt requirements/uv.txt requirements/worker.txt /app/requirements/
+COPY worker /app/worker
 RUN python -m compileall -q /app
 CMD ["python", "-m", "gunicorn", "--config", "service/gunicorn_conf.py", "service.wsgi:create()"]
 
-# --- worker: the pinned stack ---------------------------------------------------------------------------------------------
-FROM ${BASE_IMAGE} AS worker
+# --- stack: what the worker's code runs on, and no line of that ------------------------------------------------------------
+FROM ${BASE_IMAGE} AS stack
 # uv: python-build-standalone, whose digest uv carries; deadsnakes: Ubuntu's PPA; distro: the base's own, for one that has a released
 # 3.11 (jammy's is a release candidate, which the doctor refuses).
 ARG PYTHON_SOURCE=uv
@@ -104,6 +109,9 @@ ENV SPILLWAY_GPU_STACK=$GPU_STACK \
 RUN install -d -o 10001 -g 10001 /run/spillway /var/lib/spillway/files /var/lib/spillway/models /var/lib/spillway/cuda-cache
 WORKDIR /app
 ENTRYPOINT []
+
+# --- worker ----------------------------------------------------------------------------------------------------------------
+FROM stack AS worker
 CMD ["python", "-m", "worker"]
 COPY samples /app/samples
 COPY core /app/core

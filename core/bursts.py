@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from core.job_store import WAIT_BOUNDS_S, JobStore, Runner
 from core.leased import milliseconds as _ms
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 
+NEWEST = 0.3  # share of a new measurement in what is remembered
 MICRO = 1_000_000  # the ledger counts in millionths of a dollar, whole ones: sums of floats drift
 
 
@@ -47,6 +48,15 @@ class DayOfLedger:
     jobs: int
 
 
+@dataclass(frozen=True)
+class BurstOutlook:
+    """How the dispatcher sees it: whether Modal may be used, why not, and what its last decision rests on."""
+
+    is_paused: bool
+    reason: str  # of the pause; empty without one
+    why: tuple[str, ...]
+
+
 class Bursts:
     """Every method is atomic, and safe to repeat after a lost reply. All raise `StoreUnavailable` when Redis is away."""
 
@@ -58,10 +68,9 @@ class Bursts:
         self, burst_id: str, job_ids: Sequence[str], runner: Runner, *, lease_s: float, reserve_usd: float, caps: Caps
     ) -> Burst | OverCap | None:
         """Takes those of the jobs that are still pending, and reserves the call's cost; None when none of them is."""
-        day = datetime.fromtimestamp(self._jobs.clock_s(), UTC).date().isoformat()
         amounts = (_micro(reserve_usd), _micro(caps.day_usd), _micro(caps.month_usd))
         outcome, *rest = self._steps.run(
-            "burst", burst_id, runner.owner, runner.slot, _ms(lease_s), *amounts, day, json.dumps(WAIT_BOUNDS_S), *job_ids
+            "burst", burst_id, runner.owner, runner.slot, _ms(lease_s), *amounts, self.today(), json.dumps(WAIT_BOUNDS_S), *job_ids
         )
         if outcome == "over":
             return OverCap(*(_usd(amount) for amount in rest))
@@ -74,6 +83,44 @@ class Bursts:
     def settle(self, burst_id: str, *, cost_usd: float | None) -> bool:
         """Ends it at its true cost, or at what was reserved when nobody can say; False when it was settled before."""
         return bool(self._steps.run("burst_settled", burst_id, "" if cost_usd is None else _micro(cost_usd)))
+
+    def post(self, cost_usd: float) -> None:
+        """What a call cost that no job was in; a repeat is posted again."""
+        self._steps.run("burst_spent", self.today(), _micro(cost_usd))
+
+    def committed_usd(self) -> tuple[float, float]:
+        """Of today and of this month: what was spent, and what calls under way may still cost."""
+        today = self.today()
+        days = self.ledger(today[:7])
+        of_day = sum(day.spent_usd + day.reserved_usd for day in days if day.day == today)
+        return of_day, sum(day.spent_usd + day.reserved_usd for day in days)
+
+    def measured(self) -> dict[str, float]:
+        """What was measured of Modal, by name; older measurements fade."""
+        with redis_away():
+            return {name: float(value) for name, value in self._redis.hgetall(self._key("burst_figures")).items()}
+
+    def measure(self, **values: float) -> None:
+        """One more measurement of each. Only the leader measures."""
+        before = self.measured()
+        faded = {name: before.get(name, value) * (1 - NEWEST) + value * NEWEST for name, value in values.items()}
+        if faded:
+            with redis_away():
+                self._redis.hset(self._key("burst_figures"), mapping=faded)
+
+    def tell(self, outlook: BurstOutlook, *, ttl_s: float) -> None:
+        with redis_away():
+            self._redis.set(self._key("burst_outlook"), json.dumps(asdict(outlook)), px=_ms(ttl_s))
+
+    def outlook(self) -> BurstOutlook | None:
+        """What the dispatcher made of it last; None when none leads, or bursts are off."""
+        with redis_away():
+            said = self._redis.get(self._key("burst_outlook"))
+        return BurstOutlook(**{**json.loads(said), "why": tuple(json.loads(said)["why"])}) if said else None
+
+    def today(self) -> str:
+        """As 2026-11-22, UTC, by Redis' clock."""
+        return datetime.fromtimestamp(self._jobs.clock_s(), UTC).date().isoformat()
 
     def under_way(self) -> tuple[Burst, ...]:
         """All that are not settled, oldest first."""

@@ -35,7 +35,8 @@ SpillwayError
     ├── OutOfMemory            the device's memory does not hold one window
     └── EngineFailed           a stage of the engine broke
 LeaseLost                      not an error to show: another runner owns the job
-└── JobCancelled               its client cancelled it
+├── JobCancelled               its client cancelled it
+└── Overdue                    the call that it runs in has used up its time
 """
 
 
@@ -262,3 +263,9 @@ class LeaseLost(Exception):
 
 class JobCancelled(LeaseLost):
     """The client cancelled the job while it ran."""
+
+
+class Overdue(LeaseLost):
+    """The call on Modal that the attempt runs in has used up its time: the job is handed back."""
+
+    code = "overdue"

@@ -103,6 +103,11 @@ def result_key(job_id: str, attempt: int) -> str:
     return f"jobs/{job_id}/transcript-{attempt}.json"
 
 
+def claim_key(job_id: str, attempt: int) -> str:
+    """Whose the attempt is, outside this box: what one runner writes once, no other passes."""
+    return f"jobs/{job_id}/claim-{attempt}"
+
+
 def is_product(key: str) -> bool:
     return "/products/" in key
 

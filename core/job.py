@@ -68,6 +68,11 @@ class JobOptions(BaseModel):
         "warn", description="`warn` gives the words without speakers, `fail` fails the job."
     )
 
+    def clip_s(self, duration_s: float) -> float:
+        """How much of a recording is asked for."""
+        end = min(self.clip_end or duration_s, duration_s)
+        return max(0.0, end - (self.clip_start or 0.0))
+
     @field_validator("language")
     @classmethod
     def _known_language(cls, code: str | None) -> str | None:
@@ -132,8 +137,7 @@ class NewJob(BaseModel):
     @property
     def work_s(self) -> float:
         """Audio seconds that the job costs: its clip, not its file."""
-        end = min(self.options.clip_end or self.duration_s, self.duration_s)
-        return max(0.0, end - (self.options.clip_start or 0.0))
+        return self.options.clip_s(self.duration_s)
 
     @property
     def fingerprint(self) -> str:
@@ -163,7 +167,9 @@ class Job(NewJob):
     losses: int = 0  # runners that died with it
     fetch: int = 0  # the fencing token of its fetch
     fetch_failures: int = 0
+    failures: int = 0  # times that a stage broke on it
     owner: str = ""  # slot/boot id of the runner that holds it
+    slot: str = ""  # of the runner that holds it
     runner: Literal["", "local", "modal"] = ""  # where its last attempt ran or runs; empty before the first
     burst_failures: int = 0  # times that it came back from Modal without an answer
     cancel_requested: bool = False

@@ -1,8 +1,9 @@
 """Which files are a job's: reading them back as they were written, and deleting them, all or what has had its time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from core.errors import InputLost, TranscriptNotReady
 from core.file_store import JOBS, UPLOADS, FileStore, input_key, is_product, is_result, never
@@ -11,7 +12,18 @@ from core.job import Job
 CHUNK_BYTES = 1024**2
 
 
-def check_input(path: Path, job: Job, check: Callable[[], None] = never) -> None:
+class Accepted(Protocol):
+    """What a job's files are held to, wherever it runs."""
+
+    @property
+    def input_sha256(self) -> str: ...
+    @property
+    def products(self) -> Mapping[str, str]: ...
+    @property
+    def product_sha256(self) -> Mapping[str, str]: ...
+
+
+def check_input(path: Path, job: Accepted, check: Callable[[], None] = never) -> None:
     """Holds a recording to what was accepted. What `check`, called now and then, raises ends it. Raises `InputLost`."""
     digest = sha256()
     with path.open("rb") as file:
@@ -22,7 +34,7 @@ def check_input(path: Path, job: Job, check: Callable[[], None] = never) -> None
         raise InputLost("the recording was damaged in the file store after it was accepted (its checksum is another): send it again")
 
 
-def read_product(files: FileStore, job: Job, stage: str) -> bytes | None:
+def read_product(files: FileStore, job: Accepted, stage: str) -> bytes | None:
     """None for one that is gone, or not as it was written."""
     try:
         content = files.read(job.products[stage])

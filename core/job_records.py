@@ -1,7 +1,9 @@
 """A job as Redis holds it: one hash of texts, of which the parts that never change are JSON in one field."""
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush
 
 from core.errors import RecordBroken
 from core.job import Job, JobFailure, JobState, Stage
@@ -26,7 +28,9 @@ def _job(fields: Mapping[str, str]) -> Job:
         losses=int(fields["losses"]),
         fetch=int(fields.get("fetch", 0)),
         fetch_failures=int(fields.get("fetch_failures", 0)),
+        failures=int(fields.get("failures", 0)),
         owner=fields.get("owner", ""),
+        slot=fields.get("slot", ""),
         runner=fields.get("runner", ""),
         burst_failures=int(fields.get("burst_failures", 0)),
         cancel_requested="cancel_requested" in fields,
@@ -50,3 +54,20 @@ def _of_stages(fields: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 def seconds_of(ms: str | None) -> float:
     return float(ms or 0) / 1000
+
+
+def in_turn(jobs: Iterable[Job], lanes: Mapping[str, float]) -> list[Job]:
+    """As claims would give them: of the lane that has had least, its oldest. Jobs come oldest first."""
+    waiting: dict[str, deque[Job]] = defaultdict(deque)
+    for job in jobs:
+        waiting[job.key_id].append(job)
+    turns = [(lanes.get(key_id, 0.0), key_id) for key_id in waiting]
+    heapify(turns)
+    ordered = []
+    while turns:
+        had_ms, key_id = heappop(turns)
+        job = waiting[key_id].popleft()
+        ordered.append(job)
+        if waiting[key_id]:
+            heappush(turns, (had_ms + round(job.work_s * 1000), key_id))
+    return ordered

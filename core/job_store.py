@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from core.crash_points import passed
 from core.errors import IdempotencyConflict, JobNotFound, QueueFull, RecordBroken, StoreUnavailable, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
-from core.job_records import job_of, seconds_of
+from core.job_records import in_turn, job_of, seconds_of
 from core.log import logger
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 from core.transcript import Notice
@@ -60,7 +60,7 @@ class Backlog:
     fetching_jobs: int  # not among the queued: their recordings are not there yet
     running_jobs: int
     running_audio_s: float
-    real_time_factor: float | None  # audio seconds per second, of recent jobs; None before the first
+    real_time_factor: float | None  # audio seconds per second of one busy worker, by its recent jobs; None before the first
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,10 @@ class JobStore:
         reach = limit if state is None else most_read
         ids = self._older_than(self._key("jobs", *([key_id] if key_id else [])), before, reach + 1)
         jobs: list[Job] = []
-        for fields in self._records(ids[:reach], state):
+        for job in self._readable(ids[:reach], state):
             if len(jobs) == limit:
                 return Page(jobs, next=jobs[-1].id)
-            try:
-                jobs.append(job_of(fields))
-            except RecordBroken as error:  # it must not keep the others from being seen
-                log.error("record broken", job_id=fields["id"], reason=str(error))
+            jobs.append(job)
         return Page(jobs, next=ids[reach - 1] if len(ids) > reach else None)
 
     def cancel(self, job_id: str) -> Job:
@@ -290,6 +287,22 @@ class JobStore:
             real_time_factor=audio_s / run_s if run_s else None,
         )
 
+    def pending(self, *, most: int) -> list[Job]:
+        """Jobs that wait for a runner, about in the order in which claims would give them; of each priority the oldest `most`."""
+        waiting: list[Job] = []
+        for priority in Priority:
+            with redis_away():
+                ids = self._redis.zrange(self._key("pending", priority), 0, most - 1)
+                lanes = dict(self._redis.zrange(self._key("lanes", priority), 0, -1, withscores=True))
+            waiting += in_turn(self._readable(ids, JobState.QUEUED), lanes)
+        return waiting[:most]
+
+    def running(self) -> list[Job]:
+        """Jobs that a runner holds."""
+        with redis_away():
+            ids = self._redis.zrange(self._key("leases"), 0, -1)
+        return list(self._readable(ids, JobState.RUNNING))
+
     def clock_s(self) -> float:
         """Redis' own clock, the only one that leases go by, in seconds since the epoch."""
         with redis_away():
@@ -328,6 +341,13 @@ class JobStore:
             if rank is None:
                 raise _not_found(str(job_id))
             return list(self._redis.zrevrange(listing, rank + 1, rank + most))
+
+    def _readable(self, ids: Sequence[str], state: JobState | None) -> Iterator[Job]:
+        for fields in self._records(ids, state):
+            try:
+                yield job_of(fields)
+            except RecordBroken as error:  # it must not keep the others from being seen
+                log.error("record broken", job_id=fields["id"], reason=str(error))
 
     def _records(self, ids: Sequence[str], state: JobState | None, at_once: int = 100) -> Iterator[dict[str, str]]:
         """As they are in Redis, of one state if asked, without those deleted meanwhile."""

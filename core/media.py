@@ -34,6 +34,9 @@ DECODERS = (
 # no folder beside which other files might lie. ffmpeg 6's protocol fd would do without `file`, but the images carry 4.4 and 5.1.
 INPUT = "file:/dev/fd/0"
 
+# Of the first audio stream; audio that begins late or has gaps keeps its times: they are filled with silence.
+WHOLE = ("-af", "aresample=async=1:first_pts=0", "-map", "0:a:0", "-vn", "-sn", "-dn")
+
 TIMEOUT_FLOOR_S = 60.0
 SLOWEST_READ = 2e6  # bytes per second
 SLOWEST_DECODE = 10.0  # times as fast as the sound plays
@@ -91,13 +94,28 @@ class Ffmpeg:
         Raises `InvalidMedia`, also when more than `most_s` seconds come out, and `OurError` when ffmpeg did not end by itself.
         `check` is called about every 0.25 s; what it raises ends ffmpeg and goes on to the caller.
         """
-        clip = [*_option("-ss", start_s or None), *_option("-to", end_s)]
-        # Audio that begins late or has gaps keeps its times: they are filled with silence.
-        whole = ["-af", "aresample=async=1:first_pts=0"]
-        wanted = [*whole, "-map", "0:a:0", "-vn", "-sn", "-dn", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
+        wanted = [*WHOLE, "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
         most_bytes = math.ceil(most_s * SAMPLE_RATE) * BYTES_PER_SAMPLE
         bounds = Bounds(timeout_s or _patience_s(path, most_s), most_bytes, check)
-        done = self._run([*clip, *_input(), *wanted], path, bounds)
+        return self._converted([*_clip(start_s, end_s), *_input(), *wanted], path, bounds)
+
+    def flac(
+        self,
+        path: Path,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        most_s: float = MOST_S,
+        check: Callable[[], None] = nothing,
+    ) -> bytes:
+        """What `decode` gives, small enough to travel: lossless but for the last of its 24 bits. Raises as `decode`."""
+        samples = ["-sample_fmt", "s32", "-bits_per_raw_sample", "24"]
+        wanted = [*WHOLE, "-ac", "1", "-ar", str(SAMPLE_RATE), "-c:a", "flac", *samples, "-f", "flac", "-"]
+        most_bytes = math.ceil(most_s * SAMPLE_RATE) * BYTES_PER_SAMPLE  # more than FLAC takes at its worst
+        return self._converted([*_clip(start_s, end_s), *_input(), *wanted], path, Bounds(_patience_s(path, most_s), most_bytes, check))
+
+    def _converted(self, arguments: list[str], path: Path, bounds: Bounds) -> bytes:
+        done = self._run(arguments, path, bounds)
         if done.code != 0 and not done.output:
             raise InvalidMedia(_complaint(done.said))
         return done.output
@@ -113,6 +131,10 @@ def _patience_s(path: Path, most_s: float) -> float:
 
 def _input() -> list[str]:
     return ["-protocol_whitelist", "file", "-format_whitelist", FORMATS, "-codec_whitelist", DECODERS, "-i", INPUT]
+
+
+def _clip(start_s: float | None, end_s: float | None) -> list[str]:
+    return [*_option("-ss", start_s or None), *_option("-to", end_s)]
 
 
 def _option(name: str, time_s: float | None) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,6 +20,9 @@ HOST_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-
 MOST_PER_MINUTE = 60_000  # their distance is kept in milliseconds
 MOST_PER_KEY = 1_000_000
 MAKE_WEBHOOK_SECRET = 'echo "whsec_$(head -c 32 /dev/urandom | base64)"'
+MODAL_NAME = r"^[A-Za-z0-9._-]{1,63}$"
+# Newer ones have no kernels in torch 2.0.0; their names are Modal's, which takes any and fails at the first call.
+MODAL_GPUS = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "H100", "H100!", "H200")
 NOT_OURS = (
     "SPILLWAY_URL", "SPILLWAY_API_KEY",  # the client's: where the service is, and its key
     "SPILLWAY_PUBLISH_ADDRESS", "SPILLWAY_PUBLISH_PORT", "SPILLWAY_SERVICE_IMAGE", "SPILLWAY_WORKER_IMAGE",  # compose's own
@@ -171,9 +174,45 @@ class Settings(BaseModel):
     )
     stop_grace_s: float = Field(25, ge=0, description="How long a stopping worker lets nearly finished jobs finish, in seconds.")
 
+    # Bursts
+    burst: bool = Field(
+        False, description="Let Modal take jobs that this box would start too late. Audio then leaves the box, and costs money."
+    )
+    target_wait_s: float = Field(900, ge=0, description="Jobs that would start later than this after they came are burst, in seconds.")
+    burst_day_usd: float = Field(1.0, ge=0, description="Most that bursts may cost in a day (UTC), in dollars, by this box's own ledger.")
+    burst_month_usd: float = Field(25.0, ge=0, description="Most that bursts may cost in a calendar month (UTC), in dollars.")
+
     # Modal
     modal_token_id: str | None = Field(None, description="Modal token's id, for bursts.")
     modal_token_secret: str | None = Field(None, repr=False, description="Modal token's secret.")
+    modal_environment: str | None = Field(None, pattern=MODAL_NAME, description="Environment on Modal; the account's default if unset.")
+    modal_app: str = Field("spillway", pattern=MODAL_NAME, description="Name of the app on Modal that bursts run in.")
+    modal_gpus: tuple[str, ...] = Field(
+        ("A10", "L4", "L40S"), min_length=1, description="GPUs that a burst may run on, the preferred first."
+    )
+    modal_max_containers: int = Field(2, ge=1, le=100, description="Most containers on Modal at once.")
+    modal_timeout_s: int = Field(3600, ge=60, le=86400, description="Longest that one call may run on Modal, in seconds.")
+    modal_startup_timeout_s: int = Field(
+        600, ge=60, le=3600, description="Longest that a container may take to load its models, in seconds."
+    )
+    modal_scaledown_s: int = Field(
+        30, ge=2, le=1200, description="How long a container stays, and costs, when nothing is left to do, in seconds."
+    )
+    modal_volume: str = Field("spillway-models", pattern=MODAL_NAME, description="Volume on Modal that holds the models.")
+    modal_gcs_secret: str | None = Field(
+        None, pattern=MODAL_NAME, description="Secret on Modal with SPILLWAY_GCS_CREDENTIALS in it; needed where files are in a bucket."
+    )
+    modal_hf_secret: str | None = Field(
+        None, pattern=MODAL_NAME, description="Secret on Modal with SPILLWAY_HF_TOKEN in it; for gated models only."
+    )
+    modal_image: str | None = Field(
+        None, description="Worker image to run on Modal, by its digest (`registry/name@sha256:…`); unset, Modal builds ours."
+    )
+    modal_registry_secret: str | None = Field(
+        None,
+        pattern=MODAL_NAME,
+        description="Secret on Modal that opens that image's registry, with the keys that Modal's guide to private registries names.",
+    )
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event that is logged.")
@@ -210,6 +249,20 @@ class Settings(BaseModel):
                 ip_network(one)  # says what is wrong
         return tuple(one.lower() for one in allowed)
 
+    @field_validator("modal_gpus")
+    @classmethod
+    def _runs_the_stack(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [name for name in names if name not in MODAL_GPUS]:
+            raise ValueError(f"{', '.join(wrong)} on Modal does not run this stack: choose from {', '.join(MODAL_GPUS)}")
+        return names
+
+    @field_validator("modal_image")
+    @classmethod
+    def _by_digest(cls, image: str | None) -> str | None:
+        if image is not None and not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", image):
+            raise ValueError("name the image by its digest, registry/name@sha256:…, as `docker push` tells it: a tag may move")
+        return image
+
     @field_validator("webhook_secret")
     @classmethod
     def _can_sign(cls, secrets: tuple[str, ...]) -> tuple[str, ...]:
@@ -229,6 +282,11 @@ class Settings(BaseModel):
         if self.vad_offset > self.vad_onset:
             raise ValueError(f"{variable('vad_offset')} is above {variable('vad_onset')}: speech would end before it begins")
         return self
+
+    def as_environment(self, fields: Iterable[str]) -> dict[str, str]:
+        """Variables that give these fields the same values elsewhere; without those that are unset."""
+        values = {variable(field): getattr(self, field) for field in fields}
+        return {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items() if value is not None}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:

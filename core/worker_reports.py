@@ -41,6 +41,8 @@ class WorkerReport:
     downloading: Download | None = None
     host: str = ""
     pid: int = 0
+    lock_sha256: str = ""  # as core.burst.Stack has them, of a worker that is fit: what a burst's results are held to
+    models_sha256: str = ""
 
 
 def report_of(said: dict[str, Any], jobs_in_flight: int) -> WorkerReport:

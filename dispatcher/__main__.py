@@ -1,12 +1,13 @@
 """The dispatcher's composition root: `python -m dispatcher`."""
 
 import signal
+import sys
 import threading
 from contextlib import suppress
 from uuid import uuid4
 
 from core import wakeups
-from core.errors import StoreUnavailable
+from core.errors import SettingsError, StoreUnavailable
 from core.fetches import Fetches
 from core.figures import Figures
 from core.gcs import CloudStorage, Patience
@@ -21,6 +22,7 @@ from core.retention import Kept, Retention
 from core.settings import Settings, variable
 from core.storage import bucket_of, open_file_store
 from dispatcher import delivering
+from dispatcher.burst.wiring import make_burster
 from dispatcher.delivering import MOST_LOSSES, Deliverer
 from dispatcher.expiring import Expirer, Lifetimes
 from dispatcher.fetching import Fetcher, Limits, Stores
@@ -53,11 +55,15 @@ def main() -> None:
     me = uuid4().hex
     fetcher = make_fetcher(settings, redis, store, me)
     deliverer = make_deliverer(settings, redis, store, me)
+    try:
+        burster = make_burster(settings, redis, store)
+    except SettingsError as error:
+        sys.exit(f"spillway dispatcher: {error}")
     files = open_file_store(settings)
     expirer, tidier = Expirer(Retention(redis), files, lifetimes_of(settings)), Tidier(Inventory(redis), files)
     run(
-        # A slow broker must not look like a gap to the reclaimer.
-        (reclaimer.step, fetcher.step, deliverer.step, expirer.step, tidier.step, sweeper.step),
+        # Calls that are found are asked for before anybody judges their leases; a slow broker must not look like a gap to the reclaimer.
+        (burster.step, reclaimer.step, fetcher.step, deliverer.step, expirer.step, tidier.step, sweeper.step),
         leads=lambda: store.lead(me, ttl_s=min(LEADERSHIP_S, settings.lease_s)),
         went_round=went_round,
         period_s=settings.sweep_period_s,
@@ -65,6 +71,7 @@ def main() -> None:
     )
     fetcher.close()
     deliverer.close()
+    burster.close()
     expirer.close()
     with suppress(StoreUnavailable):  # then it runs out by itself
         store.resign(me)

@@ -14,6 +14,7 @@ from core.media import Ffmpeg
 from core.outbox import Outbox
 from core.request_rates import RequestRates
 from core.settings import Settings
+from service.bursts import BurstAccounts
 from service.places import Places
 
 
@@ -24,6 +25,7 @@ class Collaborators:
     rates: RequestRates
     jobs: JobStore
     figures: Figures
+    bursts: BurstAccounts
     outbox: Outbox
     files: FileStore
     ffmpeg: Ffmpeg

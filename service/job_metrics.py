@@ -12,6 +12,7 @@ from core.job import JobState, Stage
 from core.job_store import Backlog, JobStore
 from core.retention import Kept
 from core.worker_reports import WorkerReport
+from service.bursts import BurstAccounts
 
 OUTCOMES = tuple(state.value for state in JobState if state.is_terminal)
 TIMED_STAGES = tuple(stage for stage in Stage if stage not in (Stage.FETCHING, Stage.COMMIT))
@@ -19,8 +20,8 @@ MODELS = ("asr", "language", "segmentation", "embeddings")
 
 
 class JobMetrics(Collector):
-    def __init__(self, jobs: JobStore, figures: Figures) -> None:
-        self._jobs, self._figures = jobs, figures
+    def __init__(self, jobs: JobStore, figures: Figures, bursts: BurstAccounts) -> None:
+        self._jobs, self._figures, self._bursts = jobs, figures, bursts
 
     def collect(self) -> Iterator[Metric]:
         """Redis' first refusal ends the scrape: it takes as long as one request that finds Redis away."""
@@ -42,6 +43,7 @@ class JobMetrics(Collector):
         yield from _batches(snapshot.totals)
         yield from _workers(workers, self._figures.memory([worker.slot for worker in workers]))
         yield from _dispatcher(snapshot)
+        yield from self._bursts.metrics()
         yield from _retention(snapshot)
 
 
@@ -66,7 +68,7 @@ def _queue(snapshot: Snapshot) -> Iterator[Metric]:
 def _running(backlog: Backlog) -> Iterator[Metric]:
     yield gauge("spillway_running_jobs", "Jobs that a runner holds.", backlog.running_jobs)
     yield gauge("spillway_running_audio_seconds", "Audio of the jobs that a runner holds.", backlog.running_audio_s)
-    factor = GaugeMetricFamily("spillway_real_time_factor", "Audio seconds per second of a job's run, recent jobs; none before the first.")
+    factor = GaugeMetricFamily("spillway_real_time_factor", "Audio seconds per second of a busy worker, lately; none before its first job.")
     if backlog.real_time_factor is not None:
         factor.add_metric([], backlog.real_time_factor)
     yield factor

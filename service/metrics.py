@@ -48,7 +48,7 @@ def register(app: Flask, collaborators: Collaborators, version: str) -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     registry.register(ServiceMetrics(collaborators, version))
-    registry.register(JobMetrics(collaborators.jobs, collaborators.figures))
+    registry.register(JobMetrics(collaborators.jobs, collaborators.figures, collaborators.bursts))
     ProcessCollector(registry=registry)
     Traffic(registry).register(app)
     app.extensions[EXTENSION] = registry

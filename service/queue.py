@@ -13,4 +13,4 @@ api = APIBlueprint("queue", __name__, abp_tags=[Tag(name="queue")], abp_response
 
 @api.get("/v1/queue", summary="Look at the queue", responses={200: QueueView})
 def get_queue() -> Response:
-    return answer(Outlook(given().jobs).queue_view())
+    return answer(Outlook(given().jobs).queue_view(given().bursts.view()))

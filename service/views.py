@@ -2,6 +2,7 @@
 
 import time
 from enum import StrEnum
+from typing import Literal
 
 from flask import Response
 from pydantic import BaseModel, Field
@@ -12,6 +13,7 @@ from core.moments import rfc3339
 from core.transcript import Notice
 from core.urls import without_query
 from core.worker_reports import Download, WorkerReport, WorkerState
+from service.bursts import BurstView
 
 
 class WaitingFor(StrEnum):
@@ -32,6 +34,7 @@ class JobView(BaseModel):
     stage: Stage | None
     progress: float = Field(description="0 to 1.")
     attempt: int = Field(description="Raised by every start.")
+    runner: Literal["local", "modal"] | None = Field(description="Where its last attempt runs or ran; null before the first.")
     losses: int = Field(description="Runners that died with it.")
     queue_position: int | None = Field(
         description="Jobs before it, as far as can be told; null while its source is fetched and once it does not wait."
@@ -83,9 +86,10 @@ class QueueView(BaseModel):
     fetching_jobs: int = Field(description="Jobs whose source is still to be fetched; they are not among the queued ones.")
     running_jobs: int
     running_audio_s: float
-    real_time_factor: float | None = Field(description="Audio seconds per second, of recent jobs; null before the first.")
+    real_time_factor: float | None = Field(description="Audio seconds per second of a busy worker, lately; null before its first job.")
     estimated_wait_s: float | None = Field(description="For a job sent now; null when unknown.")
     workers: list[WorkerView]
+    burst: BurstView
 
 
 class Outlook:
@@ -105,6 +109,7 @@ class Outlook:
             waiting_for=waiting_for,
             downloading=download_of(self._now()[1]) if waiting_for == WaitingFor.MODELS else None,
             estimated_start=None if position is None else self._start(position),
+            runner=job.runner or None,
             created_at=rfc3339(job.created_at),
             started_at=_maybe(job.started_at),
             finished_at=_maybe(job.finished_at),
@@ -118,12 +123,13 @@ class Outlook:
             transcript=f"/v1/jobs/{job.id}/transcript" if job.result_key else None,
         )
 
-    def queue_view(self) -> QueueView:
+    def queue_view(self, burst: BurstView) -> QueueView:
         backlog, workers = self._now()
         return QueueView(
             **backlog.__dict__,
             estimated_wait_s=wait_s(backlog.queued_jobs, backlog, workers),
             workers=[_worker_view(worker) for worker in workers],
+            burst=burst,
         )
 
     def _end_of(self, job: Job) -> str | None:

@@ -6,6 +6,7 @@ from flask import Flask
 
 from core import log
 from core.api_keys import ApiKeys, key_secrets
+from core.bursts import Bursts
 from core.errors import SettingsError
 from core.figures import Figures
 from core.job_store import JobStore
@@ -18,6 +19,7 @@ from core.storage import open_file_store
 from core.wakeups import celery_app, wake
 from service.access import is_loopback
 from service.app import make_app
+from service.bursts import BurstAccounts
 from service.collaborators import Collaborators
 from service.places import RESERVED_THREADS, Places
 
@@ -36,6 +38,7 @@ def create() -> Flask:
         rates=RequestRates(redis),
         jobs=jobs,
         figures=Figures(redis),
+        bursts=BurstAccounts(Bursts(redis, jobs), settings),
         outbox=Outbox(redis, jobs),
         files=open_file_store(settings),
         ffmpeg=Ffmpeg(settings.ffmpeg),

@@ -40,8 +40,11 @@ def test_every_error_of_the_tree_is_drawn_at_the_top_of_its_file() -> None:
 def test_a_broad_except_stands_only_where_everything_must_be_answered() -> None:
     places = {
         "worker/runner.py",  # whatever breaks, the job gets an answer
+        "worker/remote.py",  # the same, in a container on Modal
         "dispatcher/fetching.py",  # the same, of a source
         "dispatcher/delivering.py",  # the same, of a delivery
+        "dispatcher/burst/calls.py",  # whatever Modal's client raises is its failure, in our words
+        "dispatcher/burst/flight.py",  # whatever breaks, the jobs of a call go back
         "worker/engine/engine.py",  # whatever breaks in diarization, the words are still there
         "worker/engine/aligners.py",  # whatever breaks in a download that no job waits for
         "worker/engine/batching.py",  # whatever breaks in a batch belongs to its jobs, and the thread serves the next
@@ -49,6 +52,12 @@ def test_a_broad_except_stands_only_where_everything_must_be_answered() -> None:
     sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     broad = re.compile(r"except( \(?(Base)?Exception\b.*)?:")
     assert {str(path.relative_to(ROOT)) for path in sources if broad.search(path.read_text())} == places
+
+
+def test_nobody_imports_the_deployment() -> None:
+    """It builds what runs on Modal, at import; whoever needs to know of it asks `core.burst` or the settings."""
+    sources = [path for package in (*PACKAGES, "tools") for path in (ROOT / package).rglob("*.py")]
+    assert [path for path in sources if re.search(r"^\s*(import|from) modal_deploy", path.read_text(), re.MULTILINE)] == []
 
 
 def test_nothing_not_proven_is_claimed_without_the_command_that_would_prove_it() -> None:

@@ -9,6 +9,7 @@ from modal._utils.docker_utils import extract_copy_command_patterns
 
 from core.settings import Settings, variable
 from tests.conftest import ROOT
+from tests.modal_deployment import SERVICE_FILES
 from tools.image_smoke import BASE_IMAGE, CONTEXT
 from tools.settings_table import COMPOSE_DECIDES
 from tools.stack_smoke import REDIS_IMAGE
@@ -18,6 +19,7 @@ INSTRUCTIONS = re.findall(r"^([A-Z]+) ", re.sub(r"\\\n", " ", DOCKERFILE), re.MU
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 MIRRORS = {"HF_ENDPOINT", "PIP_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}  # others' variables, which the worker's downloads heed
+MODALS = {"MODAL_ENVIRONMENT", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"}  # what `modal deploy` in the dispatcher's container reads
 
 
 def test_modals_builder_takes_the_dockerfile() -> None:
@@ -33,6 +35,28 @@ def test_the_worker_is_the_last_stage() -> None:
     stages = re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE)
     assert stages[-1] == "worker"
     assert "service" in stages
+
+
+def test_the_code_comes_after_the_stack() -> None:
+    """What Modal builds has no line of it, and a changed line installs nothing on the box either."""
+    stages = dict(re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL))
+    copied = {name: set(extract_copy_command_patterns(text.splitlines())) for name, text in stages.items()}
+    assert copied["stack"] | copied["installer"] == {f"requirements/{name}.txt" for name in ("torch-pypi", "uv", "worker")}
+    assert copied["worker"] == {"samples", "core", "worker"}
+
+
+def test_the_services_image_holds_what_a_deployment_to_modal_sends() -> None:
+    service = DOCKERFILE[DOCKERFILE.index("AS service\n") : DOCKERFILE.index("AS stack\n")]
+    held = {source.partition("/")[0] for source in extract_copy_command_patterns(service.splitlines())}
+    assert set(SERVICE_FILES) <= held
+    for name in ("torch-pypi.txt", "uv.txt", "worker.txt", "torch.txt"):
+        assert f"requirements/{name}" in service
+
+
+def test_modals_command_in_the_dispatchers_container_has_the_boxs_token() -> None:
+    given = SERVICES["dispatcher"]["environment"]
+    assert {name: given[name] for name in MODALS} == {name: f"${{SPILLWAY_{name}:-}}" for name in MODALS}
+    assert [name for name, service in SERVICES.items() if MODALS & set(service.get("environment", ()))] == ["dispatcher"]
 
 
 def test_the_context_lets_through_what_the_dockerfile_copies_and_no_more() -> None:
@@ -69,7 +93,7 @@ def test_every_setting_reaches_the_box() -> None:
     passed_on = {name.removesuffix("_FILE") for service in SERVICES.values() for name in service.get("environment", ())}
     wanted = {variable(field) for field in Settings.model_fields if field not in COMPOSE_DECIDES}
     assert wanted - passed_on == set()
-    assert passed_on - {variable(field) for field in Settings.model_fields} == MIRRORS
+    assert passed_on - {variable(field) for field in Settings.model_fields} == MIRRORS | MODALS
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -20,7 +20,9 @@ from tools.stack_parts import ROOT
 from tools.stack_smoke import SERVICE, WORKER, SmokeFailed, gigabytes, run_stack, say, timed
 
 BASE_IMAGE = "nvidia/cuda:12.4.0-devel-ubuntu22.04"  # the variable of this name takes another, as in compose
-CONTEXT = ("client", "core", "dispatcher", "requirements", "samples", "service", "worker")  # what .dockerignore lets through
+CONTEXT = (  # what .dockerignore lets through
+    "Dockerfile", "client", "core", "dispatcher", "modal_deploy.py", "requirements", "samples", "service", "worker",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,11 @@ def _after_a_code_change(docker: Docker, base: Base) -> None:
 
 def _copy_context(to: Path) -> None:
     to.mkdir()
-    for name in ("Dockerfile", ".dockerignore"):
-        shutil.copy2(ROOT / name, to)
-    for name in CONTEXT:
-        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for source in (ROOT / name for name in (".dockerignore", *CONTEXT)):
+        if source.is_dir():
+            shutil.copytree(source, to / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, to)
 
 
 def _doctor_in_the_image(docker: Docker, base: Base) -> None:

@@ -24,9 +24,9 @@ from core.figures import WorkerFigures
 from core.job import Stage
 from core.settings import Settings
 from core.transcript import Models, Run, Segment, Transcript
+from worker.attempt import Recordings
 from worker.celery_app import fit_engine
 from worker.presence import Presence
-from worker.runner import Recordings
 from worker.serving import Runs, serve
 from worker.work import Work
 

@@ -11,12 +11,12 @@ from core import log
 from core.errors import ModelMissing, SpillwayError
 from core.settings import Settings
 from core.worker_reports import WorkerState
+from worker.attempt import Recordings
 from worker.crew import UNFIT
 from worker.doctor.fitness import check_fitness
 from worker.first_models import bring_models
 from worker.patience import patiently
 from worker.presence import Presence
-from worker.runner import Recordings
 from worker.serving import Runs, serve
 
 logger = log.logger("worker")

@@ -115,6 +115,11 @@ def profile_models(profile: str, settings: Settings, languages: Iterable[str], s
     return [*_diarization_for(settings, say), *_alignment_for(languages, say), *_asr_for(settings, say)]
 
 
+def own_folder(name: str) -> Path | None:
+    """The user's own folder that a name means, if it means one."""
+    return Path(name).expanduser().absolute() if _is_folder(name) else None
+
+
 def _is_folder(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~"))
 

@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 from time import monotonic
 
+from core.burst import Stack
 from core.job_store import JobStore
 from core.log import logger
 from core.worker_reports import Download, WorkerReport, WorkerState
@@ -33,7 +34,8 @@ class Presence:
         if self._about is not self._said or monotonic() - self._said_at >= self._heartbeat_s:
             self.beat()
 
-    def is_fit(self) -> None:
+    def is_fit(self, stack: Stack) -> None:
+        self._about = replace(self._about, lock_sha256=stack.lock_sha256, models_sha256=stack.models_sha256)
         self._become(WorkerState.FIT, "")
         patiently(self.beat)
 

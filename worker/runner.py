@@ -10,34 +10,24 @@ from uuid import uuid4
 from core.errors import (
     CallerError,
     DiskFull,
-    EngineFailed,
-    InputLost,
-    InvalidMedia,
     JobCancelled,
     JobNotFound,
     LeaseLost,
-    OurError,
-    OutOfMemory,
     StorageUnavailable,
     StoreUnavailable,
 )
-from core.file_store import FileStore, product_key, result_key
+from core.file_store import product_key, result_key
 from core.job import Job, JobFailure, JobState, Stage
-from core.job_files import check_input, read_product
 from core.job_store import JobStore, Kept
 from core.log import logger
-from core.media import Ffmpeg
 from core.partial_file import StoredFile
 from core.transcript import Transcript
+from worker.attempt import DECODED, MOST_BROKEN, Recordings, callers_failure, decoded, kept, our_failure, without_speakers
 from worker.leases import Held, Leases
 from worker.patience import patiently
-from worker.work import DIARIZATION_FAILED, Transcribe, Work
+from worker.work import Transcribe, Work
 
 log = logger("worker.runner")
-DECODED = 0.05  # share of a job's progress that decoding is worth
-DECODE_MARGIN = 1.05  # a recording's own time stamps are off by less, …
-DECODE_MARGIN_S = 5.0  # … or by a few packets
-MOST_BROKEN = 2  # different jobs without a success between them; more say that the worker is what is broken
 FILE_STORE_PAUSE_S = 30.0  # full, or not to be reached
 RELEASE_PATIENCE_S = 5.0  # for a claim under way, which is one call to Redis
 
@@ -49,14 +39,6 @@ class Limits:
     max_failures: int
 
 
-@dataclass(frozen=True)
-class Recordings:
-    """Where recordings are, and what decodes them."""
-
-    files: FileStore
-    ffmpeg: Ffmpeg
-
-
 class JobRunner:
     """Safe to be called from as many threads as jobs may be in flight."""
 
@@ -65,7 +47,7 @@ class JobRunner:
     ) -> None:
         """`give_up` is told why when this worker breaks every job that it touches."""
         self._transcribe, self._leases, self._store, self._limits, self._give_up = transcribe, leases, store, limits, give_up
-        self._files, self._ffmpeg, self._runner = media.files, media.ffmpeg, leases.runner
+        self._media, self._files, self._runner = media, media.files, leases.runner
         self._stopping = threading.Event()
         self._claiming = threading.Lock()
         self._broken: set[str] = set()
@@ -146,8 +128,8 @@ class JobRunner:
         job = held.job
         try:
             transcript = self._transcribe(self._work(held))
-            if job.options.on_diarization_failure == "fail" and _lacks_speakers(transcript):
-                return self._fail_with_words(held, transcript)
+            if missing := without_speakers(job, transcript):
+                return self._fail_with_words(held, transcript, missing)
             ended = self._commit(held, transcript)
             self._broken.clear()
             return ended
@@ -156,7 +138,7 @@ class JobRunner:
         except LeaseLost:
             return "lost"
         except CallerError as error:
-            failure = JobFailure(code=error.code, message=str(error))
+            failure = callers_failure(error)
             return patiently(lambda: self._store.fail(job, failure)) or "lost"
         except (DiskFull, StorageUnavailable) as error:
             log.error("file store away: no job is claimed for a while", reason=str(error), seconds=FILE_STORE_PAUSE_S)
@@ -164,7 +146,7 @@ class JobRunner:
             return patiently(lambda: self._store.release(job)) or "lost"
         except Exception as error:
             log.exception("job broke", job_id=job.id, stage=held.stage)
-            failure = _our_failure(error, job, held.stage)
+            failure = our_failure(error, job.id, held.stage)
             outcome = patiently(lambda: self._store.retry(job, failure, max_failures=self._limits.max_failures))
             if outcome:  # a job that was deleted meanwhile may break for that alone
                 self._count_broken(job)
@@ -181,7 +163,7 @@ class JobRunner:
         job = held.job
         held.report(Stage.DECODE, 0.0)
         begun = monotonic()
-        audio = self._decode(held)
+        audio = decoded(job, self._media, held.check)
         held.stages_s[Stage.DECODE] = monotonic() - begun
         held.report(Stage.DECODE, DECODED)
         held.check()
@@ -192,35 +174,11 @@ class JobRunner:
             audio=audio,
             offset_s=job.options.clip_start or 0.0,
             duration_s=job.duration_s,
-            kept=self._kept(job),
+            kept=kept(job, self._files),
             keep=lambda stage, content: self._keep(held, stage, content),
             report=lambda stage, progress: held.report(stage, DECODED + (1 - DECODED) * progress),
             check=held.check,
         )
-
-    def _kept(self, job: Job) -> dict[Stage, bytes]:
-        """A product that is not there any more as it was written is made again."""
-        kept = {}
-        for stage in job.products:
-            if (content := read_product(self._files, job, stage)) is None:
-                log.warning("stage product missing or damaged", job_id=job.id, stage=stage)
-            else:
-                kept[Stage(stage)] = content
-        return kept
-
-    def _decode(self, held: Held) -> bytes:
-        """Bounded by the length that was accepted: time stamps may lie, and what comes out must fit into memory."""
-        job, options = held.job, held.job.options
-        most_s = job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
-        try:
-            with self._files.local_copy(job.input_key, held.check_on) as path:
-                check_input(path, job, held.check_on)
-                audio = self._ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=held.check_on)
-        except FileNotFoundError as error:
-            raise InputLost("the recording is no longer in the file store, where it was when it was accepted: send it again") from error
-        if not audio:
-            raise InvalidMedia("the recording holds no sound that can be decoded")
-        return audio
 
     def _keep(self, held: Held, stage: Stage, content: bytes) -> None:
         key = product_key(held.job.id, held.job.attempt, stage)
@@ -238,11 +196,9 @@ class JobRunner:
             self._files.delete(stored.key)
         return state or "lost"
 
-    def _fail_with_words(self, held: Held, transcript: Transcript) -> str:
+    def _fail_with_words(self, held: Held, transcript: Transcript, failure: JobFailure) -> str:
         """Once more, and in the end failed as was asked for, the words attached."""
         job, stored = held.job, self._store_result(held, transcript)
-        message = f"The speakers could not be told apart, as the worker's log says under job {job.id}; the transcript has the words."
-        failure = JobFailure(code=EngineFailed.code, message=message)
         kept = Kept(stored.key, stored.sha256, transcript.warnings)
         state = patiently(lambda: self._store.retry(job, failure, max_failures=self._limits.max_failures, kept=kept))
         if state != JobState.FAILED:
@@ -258,22 +214,5 @@ class JobRunner:
         return self._files.write_once(result_key(held.job.id, held.job.attempt), transcript.model_dump_json().encode())
 
 
-def _lacks_speakers(transcript: Transcript) -> bool:
-    return any(warning.code == DIARIZATION_FAILED for warning in transcript.warnings)
-
-
 def _waited_s(job: Job) -> float:
     return round((job.started_at or job.created_at) - job.created_at, 2)
-
-
-def _our_failure(error: Exception, job: Job, stage: Stage | None) -> JobFailure:
-    """Generic outside: what broke is in the log under the job's id."""
-    at = error.stage if isinstance(error, EngineFailed) else stage or Stage.DECODE
-    if isinstance(error, OutOfMemory):
-        return JobFailure(
-            code=error.code, message=f"The device ran out of memory in stage {at} at the smallest batch: use a smaller model."
-        )
-    if isinstance(error, InputLost):
-        return JobFailure(code=error.code, message=str(error))
-    code = error.code if isinstance(error, OurError) else EngineFailed.code
-    return JobFailure(code=code, message=f"Something broke on our side in stage {at}; the worker's log says what, under job {job.id}.")

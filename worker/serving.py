@@ -21,14 +21,16 @@ from core.settings import Settings, variable
 from core.storage import open_file_store
 from core.transcript import Transcript
 from core.worker_reports import WorkerReport
+from worker.attempt import Recordings
 from worker.consumer import WakeUpConsumer
 from worker.hearing import Hearing
 from worker.leases import Leases, Rhythm
 from worker.patience import patiently
 from worker.presence import Presence
 from worker.reporter import Reporter
-from worker.runner import JobRunner, Limits, Recordings
+from worker.runner import JobRunner, Limits
 from worker.slots import Slot, take_slot, wanted_slot
+from worker.stack import stack_of
 from worker.stopper import Stopper
 from worker.watchdog import Bounds, Watchdog
 from worker.work import Work
@@ -71,7 +73,7 @@ def serve(prepare: Prepare) -> None:
     runner = JobRunner(engine.transcribe, leases, media=media, store=store, limits=limits, give_up=give_up)
     stopper = Stopper(runner, leases, settings.stop_grace_s)
     Watchdog(leases, runner, Bounds.of(settings), end=lambda: os._exit(BROKEN)).start()
-    presence.is_fit()
+    presence.is_fit(stack_of(settings))
     hearing = Hearing(runner.tries, lambda: store.backlog().queued_jobs > 0 and wakeups.waiting(redis) > 0, give_up)
     hearing.start(period_s=settings.sweep_period_s)
     _consume(settings, me.slot, runner.work, stopper)

@@ -66,6 +66,23 @@ def test_a_clip_is_cut_where_it_was_asked(media: Ffmpeg, ffmpeg: str, tmp_path: 
     assert len(media.decode(path, end_s=0.25)) == 4 * 4000
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "float.wav"])
+def test_a_clip_that_travels_as_flac_is_the_clip_to_the_last_of_24_bits(media: Ffmpeg, ffmpeg: str, tmp_path: Path, name: str) -> None:
+    path = make(ffmpeg, tmp_path / name, *TONE, "-ar", "44100", *(("-c:a", "pcm_f32le") if name.startswith("float") else ()))
+    travelled = tmp_path / "clip.flac"
+    travelled.write_bytes(media.flac(path, start_s=0.5, end_s=1.25))
+    here, there = (array("f", samples) for samples in (media.decode(path, start_s=0.5, end_s=1.25), media.decode(travelled)))
+    assert len(here) == len(there)
+    assert max(abs(one - other) for one, other in zip(here, there, strict=True)) <= 2**-23
+    assert travelled.stat().st_size < len(here) * 4
+
+
+def test_what_holds_no_sound_makes_no_flac(media: Ffmpeg, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is no recording")
+    with pytest.raises(InvalidMedia):
+        media.flac(tmp_path / "text")
+
+
 def test_the_duration_is_measured_not_believed(media: Ffmpeg, ffmpeg: str, tmp_path: Path) -> None:
     path = make(ffmpeg, tmp_path / "a.wav", *TONE)
     lying = bytearray(path.read_bytes())

@@ -37,6 +37,10 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPILLWAY_FETCH_ALLOW", "nas, http://nas"),
         ("SPILLWAY_FETCH_ALLOW", "*.internal"),
         ("SPILLWAY_CALLBACK_ALLOW", "http://hooks"),
+        ("SPILLWAY_MODAL_GPUS", "L4, B200"),
+        ("SPILLWAY_MODAL_GPUS", "any"),
+        ("SPILLWAY_MODAL_IMAGE", "registry.example/worker:latest"),
+        ("SPILLWAY_MODAL_APP", "two words"),
         ("SPILLWAY_WEBHOOK_SECRET", "secret"),
         ("SPILLWAY_WEBHOOK_SECRET", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("SPILLWAY_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS!"),
@@ -132,6 +136,12 @@ def test_the_clients_variables_are_none_of_ours() -> None:
 def test_hosts_and_networks_may_be_allowed() -> None:
     given = {"SPILLWAY_FETCH_ALLOW": "10.1.0.0/16, fd00::/8,NAS, files.example.internal,127.0.0.1"}
     assert Settings.from_environment(given).fetch_allow == ("10.1.0.0/16", "fd00::/8", "nas", "files.example.internal", "127.0.0.1")
+
+
+def test_settings_come_out_elsewhere_as_they_are_here() -> None:
+    given = {"SPILLWAY_MODAL_GPUS": "L4,A10", "SPILLWAY_PULL_AT_START": "false", "SPILLWAY_VAD_ONSET": "0.6", "SPILLWAY_MODEL_DIR": "/m"}
+    here = Settings.from_environment(given)
+    assert Settings.from_environment(here.as_environment(Settings.model_fields)) == here
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("3600", 3600.0), ("1e7", 1e7), ("forever", None)])

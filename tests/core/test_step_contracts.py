@@ -87,10 +87,16 @@ CALLS: dict[str, Callable[[World], list[object]]] = {
     "burst": lambda is_: ["b", "modal/x", "modal", 60_000, 50, 1_000, 5_000, "2026-11-22", "[1, 5]", is_.waiting.id],
     "burst_called": lambda is_: [is_.burst.id, "fc-1"],
     "burst_settled": lambda is_: [is_.burst.id, 70],
+    "burst_spent": lambda _: ["2026-11-22", 70],
 }
 TOKEN_AT = {"keep": 1, "finish": 1, "release": 1, "retry": 1, "fetched": 1, "retry_fetch": 1, "release_fetch": 1, "end_delivery": 1}
 TOKEN_AT |= {"release_delivery": 1, "beat": 3, "beat_fetches": 3, "beat_deliveries": 3}
-TAKES_ANOTHER = {"claim_fetch", "claim_delivery", "spend"}  # a lost reply costs one more, which comes back when its lease runs out
+TAKES_ANOTHER = {
+    "claim_fetch",
+    "claim_delivery",
+    "spend",
+    "burst_spent",
+}  # a lost reply costs one more, which comes back when its lease runs out
 SAID_ONCE = {"release", "release_fetch", "release_delivery"}  # the second time it is nobody's any more
 
 

@@ -23,7 +23,10 @@ POINTS = {point for _, point in KILLED_AT}
 BESIDE = {
     "step:spend": "how often a caller may come is in Redis' memory alone, and a repeat may count twice",
     "step:unfinished": "it counts, and drops what has ended",
-    **dict.fromkeys(("step:burst", "step:burst_called", "step:burst_settled"), "no burst here: tests/dispatcher/burst dies between them"),
+    "step:burst_spent": "what a command by hand has cost is posted last",
+    **dict.fromkeys(
+        ("step:burst", "step:burst_called", "step:burst_settled"), "no burst here: tests/dispatcher/burst/test_deaths.py dies after each"
+    ),
     "redis:api_keys": "a key is made, and revoked, by hand",
 }
 # What each method that changes the file store leaves behind, as its crash points tell it.

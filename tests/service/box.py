@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from core.api_keys import ApiKeys, KeySecrets
+from core.bursts import Bursts
 from core.errors import StoreUnavailable
 from core.figures import Figures
 from core.file_store import FileStore, result_key
@@ -30,6 +31,7 @@ from core.request_rates import RequestRates
 from core.settings import Settings
 from core.transcript import Models, Run, Segment, Speaker, Transcript, Turn
 from service.app import make_app
+from service.bursts import BurstAccounts
 from service.collaborators import Collaborators
 from service.places import Places
 from tests.conftest import ROOT, free_port, wait_for
@@ -103,6 +105,7 @@ class Box:
             rates=RequestRates(self.redis),
             jobs=self.jobs,
             figures=Figures(self.redis),
+            bursts=BurstAccounts(Bursts(self.redis, self.jobs), self.settings),
             outbox=self.outbox,
             files=self.files,
             ffmpeg=Ffmpeg(ffmpeg),

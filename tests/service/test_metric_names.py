@@ -14,7 +14,22 @@ from tests.service.scrape import scraped
 PAGE = ROOT / "docs" / "metrics.md"
 ALERTS = ROOT / "docs" / "alerts.yml"
 NAME = re.compile(r"\bspillway_[a-z_]+")
-BOUNDED = {"priority", "outcome", "code", "kept", "stage", "model", "fit", "slot", "method", "route", "status", "version", "python"}
+BOUNDED = {
+    "priority",
+    "outcome",
+    "code",
+    "kept",
+    "stage",
+    "model",
+    "fit",
+    "slot",
+    "method",
+    "route",
+    "status",
+    "window",
+    "version",
+    "python",
+}
 
 # Names, by promtool's rules (prometheus/client_golang, prometheus/testutil/promlint)
 

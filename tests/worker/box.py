@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from core.file_store import input_key
+from core.file_store import FileStore, input_key
 from core.job import Job, JobOptions, NewJob
 from core.job_store import JobStore, Runner
 from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
 from core.redis_steps import connect
 from core.transcript import Models, Notice, Run, Transcript
+from worker.attempt import Recordings
 from worker.leases import Leases, Rhythm
-from worker.runner import JobRunner, Limits, Recordings
+from worker.runner import JobRunner, Limits
 from worker.work import Transcribe, Work
 
 ME = Runner("slot", "boot")
@@ -36,7 +37,7 @@ class Box:
     def __init__(self, redis_url: str, folder: Path, ffmpeg: str) -> None:
         self.redis = connect(redis_url)
         self.store = JobStore(self.redis)
-        self.files = LocalFileStore(folder)
+        self.files: FileStore = LocalFileStore(folder)
         self.ffmpeg = Ffmpeg(ffmpeg)
         self.leases = Leases(self.store, ME, RHYTHM, lambda: None)
         self.reasons: list[str] = []

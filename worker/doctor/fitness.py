@@ -13,10 +13,10 @@ from worker.doctor.occasion import Occasion
 log = logger("worker.doctor")
 
 
-def check_fitness(settings: Settings) -> None:
+def check_fitness(settings: Settings, occasion: Occasion = Occasion.START) -> None:
     """Raises `ModelMissing` when models alone are at fault, else `OurError`, with every fault in a sentence; each line that is not
     right is logged with its remedy."""
-    findings = list(examine(settings, Occasion.START))
+    findings = list(examine(settings, occasion))
     _log(findings)
     if wrong := faults(findings):
         only_models = all(fault.check in MODEL_CHECKS for fault in wrong)

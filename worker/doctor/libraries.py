@@ -26,7 +26,7 @@ def why_not_asked(settings: Settings, occasion: Occasion) -> str:
     """Empty when a GPU is to be used, or the image was built for one; a start on the CPU does not wait for libraries of no use to it."""
     if settings.gpu_stack == "none":
         return "built without CUDA (GPU_STACK=none)"
-    is_of_no_use = settings.gpu_stack == "auto" or occasion is Occasion.START
+    is_of_no_use = settings.gpu_stack == "auto" or occasion in (Occasion.START, Occasion.BURST)
     return "SPILLWAY_DEVICE=cpu" if is_of_no_use and settings.device == "cpu" else ""
 
 

@@ -69,7 +69,7 @@ def _alignment(settings: Settings, occasion: Occasion) -> Finding:
 
 
 def _finding(check: str, models: Sequence[Model], settings: Settings, occasion: Occasion) -> Finding:
-    quick = occasion is Occasion.START
+    quick = occasion in (Occasion.START, Occasion.BURST)
     try:
         found = {model.name: fault(model, settings.model_dir, quick=quick) for model in models}
     except ModelMissing as error:  # the lock beside them

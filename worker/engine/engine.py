@@ -55,6 +55,10 @@ class Engine:
         # Each job's diarization runs beside its ASR; the device is shared below, in the models.
         self._beside = ThreadPoolExecutor(jobs, thread_name_prefix="diarization")
 
+    @property
+    def device(self) -> str:
+        return self._parts.device
+
     def transcribe(self, work: Work) -> Transcript:
         """Raises `InvalidRequest` for what the models cannot do, `LeaseLost` when told to stop, `OutOfMemory`, `EngineFailed`.
 

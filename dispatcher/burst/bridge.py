@@ -1,0 +1,238 @@
+"""Between the queue and Modal: takes jobs as the policy says, keeps their leases, commits what comes home, settles what it cost."""
+
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from uuid import uuid4
+
+from core.burst import Outcome, Receipt
+from core.bursts import Burst, Bursts, OverCap
+from core.errors import JobNotFound, OurError
+from core.job import Job, JobState
+from core.job_store import Beat, JobStore, Kept, Runner, Verdict
+from core.log import logger
+from dispatcher.burst.breaker import Breaker
+from dispatcher.burst.calls import CallFailed, Why
+from dispatcher.burst.cargo import Cargo
+from dispatcher.burst.flight import Flight, Landed, Pilot, Recall, receipts_of, started_in_background
+from dispatcher.burst.gauges import Gauges
+from dispatcher.burst.settling import Money, failure_of
+
+log = logger("dispatcher.burst")
+SLOT = "modal"
+ME = Runner(SLOT, "bridge")  # of whichever dispatcher leads: the attempt is the fence
+STOP_S = 5.0
+OVERDUE = "overdue"
+
+
+@dataclass(frozen=True)
+class Limits:
+    lease_s: float
+    heartbeat_s: float
+    max_failures: int
+
+
+class Bridge:
+    """`step` asks Redis, gives orders to threads, and waits for neither network nor disk."""
+
+    def __init__(self, jobs: JobStore, bursts: Bursts, pilot: Pilot, cargo: Cargo, gauges: Gauges, *, limits: Limits, money: Money) -> None:
+        self._jobs, self._bursts, self._pilot, self._cargo, self._gauges = jobs, bursts, pilot, cargo, gauges
+        self._limits, self._money = limits, money
+        self.breaker = Breaker()
+        self.flights: dict[str, Flight] = {}
+        self._errands = ThreadPoolExecutor(2, thread_name_prefix="burst-errand")
+        self._renewed = -math.inf
+        self._never_called: set[str] = set()  # intents whose reply was lost: they may be in Redis
+
+    def step(self) -> int:
+        """How many containers have become free. Raises `StoreUnavailable`; what had ended by then is committed by a later step."""
+        self._adopt()
+        self._hand_back_unfit()
+        replied = self._settle()
+        self._beat()
+        return replied
+
+    def close(self) -> None:
+        """The calls go on: whoever leads next finds them."""
+        for flight in self.flights.values():
+            flight.stopping.set()
+        deadline = monotonic() + STOP_S
+        for flight in self.flights.values():
+            if flight.thread:
+                flight.thread.join(max(0.0, deadline - monotonic()))
+        self._errands.shutdown(wait=False, cancel_futures=True)
+        self._pilot.close()
+
+    def begin(self, job_ids: tuple[str, ...], *, reserve_usd: float, deadline_s: float) -> Flight | OverCap | None:
+        """A call with those of the jobs that are still pending; None when none of them is."""
+        self._never_called.add(burst_id := uuid4().hex)
+        burst = self._bursts.intend(
+            burst_id, job_ids, ME, lease_s=self._limits.lease_s, reserve_usd=reserve_usd, caps=self._money.caps
+        )  # fmt: skip
+        self._never_called.remove(burst_id)
+        if not isinstance(burst, Burst):
+            return burst
+        log.info("burst intended", burst=burst.id, jobs=len(burst.jobs), reserved_usd=round(reserve_usd, 4))
+        flight = Flight(burst, self._held(burst), deadline_s)
+        self.flights[burst.id] = started_in_background(self._pilot.fly, flight)
+        return flight
+
+    def take_back(self, burst_id: str) -> None:
+        """If no container has begun it."""
+        if (flight := self.flights.get(burst_id)) and not flight.has_started:
+            flight.back_if_waiting = sum(not each.has_started for each in self.flights.values())
+
+    def look(self) -> None:
+        """At what is under way, for somebody who only wants to know."""
+        self.flights = {burst.id: self._flight_of(burst) for burst in self._bursts.under_way()}
+
+    # Calls that an earlier dispatcher made
+
+    def _adopt(self) -> None:
+        for burst in self._bursts.under_way():
+            if burst.id not in self.flights:
+                self._take_over(burst)
+
+    def _take_over(self, burst: Burst) -> None:
+        jobs = self._held(burst)
+        if burst.call_id is None:  # nobody can say whether it was made, nor ask it for anything
+            log.warning("burst without a call given up", burst=burst.id, jobs=len(jobs))
+            for job in jobs.values():
+                self._revoke(job)
+                self._jobs.release(job)
+            self._bursts.settle(burst.id, cost_usd=0.0 if burst.id in self._never_called else None)
+            self._never_called.discard(burst.id)
+            return
+        log.info("burst taken over", burst=burst.id, call=burst.call_id, jobs=len(jobs))
+        self.flights[burst.id] = flight = self._flight_of(burst)
+        flight.recall = None if flight.jobs else Recall.NOBODY_WANTS_IT
+        started_in_background(self._pilot.fly, flight)
+        self._renewed = -math.inf  # before anybody judges their leases
+
+    def _flight_of(self, burst: Burst) -> Flight:
+        jobs = self._held(burst)
+        flight = Flight(burst, jobs, self._gauges.deadline_s(sum(job.work_s for job in jobs.values())), call_id=burst.call_id)
+        if burst.called_at is not None:
+            flight.called_at = burst.called_at
+            flight.called = monotonic() - (self._jobs.clock_s() - burst.called_at)
+        return flight
+
+    def _held(self, burst: Burst) -> dict[str, Job]:
+        held = {}
+        for job_id, attempt in burst.jobs:
+            try:
+                job = self._jobs.get(job_id)
+            except JobNotFound:
+                continue
+            if (job.state, job.attempt) == (JobState.RUNNING, attempt):
+                held[job_id] = job
+        return held
+
+    # Those under way
+
+    def _beat(self) -> None:
+        renew = monotonic() - self._renewed >= self._limits.heartbeat_s
+        held = [(flight, job) for flight in self.flights.values() for job in flight.jobs.values()]
+        beats = [Beat(job.id, job.attempt, None, 0.0) for _, job in held]
+        for (flight, job), verdict in zip(held, self._jobs.beat(beats, lease_s=self._limits.lease_s, renew=renew), strict=True):
+            if verdict == Verdict.CANCEL:
+                self._jobs.end_cancelled(job)
+                self._revoke(job)
+            if verdict != Verdict.HELD:
+                del flight.jobs[job.id]
+                flight.recall = flight.recall if flight.jobs else Recall.NOBODY_WANTS_IT
+        self._renewed = monotonic() if renew else self._renewed
+
+    def _revoke(self, job: Job) -> None:
+        self._errand(partial(self._cargo.revoke, job.id, job.attempt), "attempt not revoked: its result is dropped when it comes")
+
+    def _errand(self, act: Callable[[], None], otherwise: str) -> None:
+        """What a file store may take its time for, and nobody waits for."""
+
+        def run() -> None:
+            try:
+                act()
+            except (OurError, OSError) as error:
+                log.warning(otherwise, reason=str(error))
+
+        self._errands.submit(run)
+
+    # Those that have ended
+
+    def _hand_back_unfit(self) -> None:
+        for flight in self.flights.values():
+            for job in flight.unfit:
+                if flight.jobs.get(job.id) is job:
+                    self._jobs.release(job, is_burst_failed=True)
+                    del flight.jobs[job.id]
+
+    def _settle(self) -> int:
+        replied = 0
+        for flight in list(self.flights.values()):
+            if flight.landed is not None:
+                self._commit(flight, flight.landed)
+                cost_usd = self._money.cost_usd(flight, flight.landed, is_last=len(self.flights) == 1)
+                self._bursts.settle(flight.burst.id, cost_usd=cost_usd)
+                self._learn(flight, flight.landed)
+                del self.flights[flight.burst.id]
+                self._tell(flight, flight.landed, cost_usd)
+                replied += flight.landed.reply is not None and flight.landed.reply.container is not None
+        return replied
+
+    def _commit(self, flight: Flight, landed: Landed) -> None:
+        """Each step is safe to be repeated. What no receipt speaks of goes back to the queue."""
+        for job, receipt in receipts_of(landed.reply, flight.jobs) if landed.reply else ():
+            self._commit_one(job, receipt, landed.keys.get(job.id))
+        self._drop(key for job_id, key in landed.keys.items() if not self._is_visible(job_id, key))
+        is_lost = landed.failure is not None and landed.failure.why == Why.BROKE and flight.call_id is not None
+        is_passed_over = landed.reply is not None and landed.reply.refusal is None
+        may_be_at_fault = is_lost or is_passed_over or landed.recall == Recall.OVERDUE
+        for job in flight.jobs.values():
+            self._jobs.release(job, is_burst_failed=may_be_at_fault)  # fenced: nothing happens to those that have ended
+
+    def _commit_one(self, job: Job, receipt: Receipt, key: str | None) -> None:
+        for stage, product in receipt.products.items():
+            self._jobs.keep_product(job, stage, product, sha256=receipt.product_sha256.get(stage, ""))
+        if receipt.outcome == Outcome.SUCCEEDED and key is not None:
+            result = {"result_key": key, "result_sha256": receipt.sha256 or ""}
+            self._jobs.succeed(job, **result, warnings=receipt.warnings, stages_s=receipt.stages_s)
+        elif receipt.outcome == Outcome.FAILED and receipt.error:
+            self._jobs.fail(job, receipt.error)
+        elif receipt.outcome == Outcome.BROKE and receipt.error:
+            words = Kept(key, receipt.sha256 or "", receipt.warnings) if key else None
+            self._jobs.retry(job, receipt.error, max_failures=self._limits.max_failures, kept=words)
+        else:
+            is_blameless = receipt.outcome == Outcome.LOST or (
+                receipt.outcome == Outcome.RETURNED and (receipt.error is None or receipt.error.code != OVERDUE)
+            )
+            self._jobs.release(job, is_burst_failed=not is_blameless)
+
+    def _is_visible(self, job_id: str, key: str) -> bool:
+        """Asked of the record: another dispatcher may have committed it."""
+        try:
+            return self._jobs.get(job_id).result_key == key
+        except JobNotFound:
+            return False
+
+    def _drop(self, keys: Iterable[str]) -> None:
+        """Transcripts that nobody will see."""
+        for key in keys:
+            self._errand(partial(self._cargo.files.delete, key), "result not deleted: it is swept when it is old")
+
+    def _learn(self, flight: Flight, landed: Landed) -> None:
+        if (failure := failure_of(flight, landed)) is not None:
+            self.breaker.failed(failure)
+        elif landed.reply is not None:
+            self._gauges.measure(flight, landed.reply)
+            if fault := self._gauges.stack_fault(landed.reply):
+                self.breaker.failed(CallFailed(Why.REFUSED, fault))
+            else:
+                self.breaker.succeeded()
+
+    def _tell(self, flight: Flight, landed: Landed, cost_usd: float | None) -> None:
+        ended = landed.recall or failure_of(flight, landed) or "replied"
+        cost = "as reserved" if cost_usd is None else round(cost_usd, 4)
+        log.info("burst ended", burst=flight.burst.id, call=flight.call_id, ended=str(ended), cost_usd=cost)

@@ -1,0 +1,89 @@
+"""What goes out with a call, and what comes home: recordings as FLAC and transcripts in the reply, or both by the bucket."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from core.burst import REVOKED, Bundle, BundleJob, Receipt
+from core.errors import DiskFull, InvalidMedia, OurError, StorageUnavailable
+from core.file_store import FileStore, claim_key, result_key
+from core.job import Job
+from core.job_files import check_input
+from core.media import Ffmpeg
+
+MOST_BYTES = 256 * 1024**2  # of a call's recordings: they are in memory some three times while they are sent
+DECODE_MARGIN, DECODE_MARGIN_S = 1.05, 5.0  # as a local runner allows a recording to be longer than it says
+
+
+@dataclass(frozen=True)
+class Cargo:
+    """Safe to be used from several threads."""
+
+    files: FileStore
+    ffmpeg: Ffmpeg
+    bucket: str | None  # `gs://bucket/prefix`, where the container finds the recordings itself
+
+    def packed(
+        self, jobs: Iterable[Job], *, deadline_s: float, check: Callable[[], None]
+    ) -> tuple[Bundle | None, dict[str, bytes], list[Job]]:
+        """The bundle, the recordings beside it, and the jobs whose recording cannot be sent: a local runner says of those what is wrong.
+
+        There is no bundle of no jobs. Raises what `check` raises, which is called now and then, `StorageUnavailable` and `DiskFull`.
+        """
+        packed: list[BundleJob] = []
+        recordings: dict[str, bytes] = {}
+        unfit: list[Job] = []
+        left_bytes = MOST_BYTES
+        for job in jobs:
+            check()
+            if self.bucket is None:
+                recording = self._recording(job, check)
+                if recording is None or len(recording) > left_bytes:
+                    unfit.append(job)
+                    continue
+                recordings[job.id] = recording
+                left_bytes -= len(recording)
+            packed.append(self._bundle_job(job))
+        bundle = Bundle(file_store=self.bucket, deadline_s=deadline_s, jobs=tuple(packed)) if packed else None
+        return bundle, recordings, unfit
+
+    def _bundle_job(self, job: Job) -> BundleJob:
+        in_bucket = {"input_key": job.input_key, "products": job.products, "product_sha256": job.product_sha256}
+        return BundleJob(
+            id=job.id,
+            attempt=job.attempt,
+            options=job.options,
+            duration_s=job.duration_s,
+            input_sha256=job.input_sha256,
+            **(in_bucket if self.bucket else {}),
+        )
+
+    def _recording(self, job: Job, check: Callable[[], None]) -> bytes | None:
+        try:
+            return self._flac(job, check)
+        except (StorageUnavailable, DiskFull):
+            raise
+        except (InvalidMedia, OurError, FileNotFoundError):
+            return None
+
+    def landed(self, receipt: Receipt) -> str:
+        """The key of a transcript that came home, written under its attempt's own name. Raises `OurError` when it is not whole."""
+        if self.bucket is not None and receipt.result_key == result_key(receipt.job_id, receipt.attempt):
+            return receipt.result_key
+        content = (receipt.transcript or "").encode()
+        if not content or hashlib.sha256(content).hexdigest() != receipt.sha256:
+            raise OurError(f"the transcript of job {receipt.job_id} did not come home whole")
+        key = result_key(receipt.job_id, receipt.attempt)
+        self.files.write_once(key, content)
+        return key
+
+    def revoke(self, job_id: str, attempt: int) -> None:
+        """Ends the job in its container, alone, where there is a bucket to say it by."""
+        if self.bucket is not None:
+            self.files.write(claim_key(job_id, attempt), REVOKED)
+
+    def _flac(self, job: Job, check: Callable[[], None]) -> bytes:
+        options, most_s = job.options, job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
+        with self.files.local_copy(job.input_key, check) as path:
+            check_input(path, job, check)
+            return self.ffmpeg.flac(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=check)

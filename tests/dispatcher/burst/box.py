@@ -1,0 +1,130 @@
+"""The bridge as the dispatcher builds it, a Modal of our own on loopback, and a container that says what a test wants."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core.burst import Bundle, BundleJob, Container, Outcome, Receipt, Reply, Stack
+from core.bursts import Bursts, Caps, DayOfLedger
+from core.file_store import result_key
+from core.job import Job, JobFailure
+from core.transcript import Models, Run, Transcript
+from dispatcher.burst.bridge import Bridge, Limits
+from dispatcher.burst.calls import ModalCalls, Place
+from dispatcher.burst.cargo import Cargo
+from dispatcher.burst.flight import Flight, Pilot
+from dispatcher.burst.gauges import Gauges
+from dispatcher.burst.settling import Money
+from dispatcher.reclaim import Reclaimer
+from tests.conftest import wait_for
+from tests.modal_server import Call, ModalServer
+from tests.worker.box import Box
+
+LEASE_S = 60.0
+RESERVE_USD = 0.05
+DOLLARS_PER_S = 0.001
+SCALEDOWN_S = 30.0
+LONGEST_CALL_S = 700.0
+COLD_START_S, SECONDS = 20.0, 3.0
+WHOLE_USD = DOLLARS_PER_S * (COLD_START_S + SECONDS + SCALEDOWN_S)
+STACK = Stack(lock_sha256="1" * 64, models_sha256="2" * 64)
+Says = Callable[[BundleJob], Receipt]
+
+
+class BurstBox:
+    """A store, a file store, Modal; `bridge` may be replaced, as a dispatcher's next life would."""
+
+    def __init__(self, box: Box, folder: Path, server: ModalServer) -> None:
+        self.box, self.folder, self.server, self.store = box, folder, server, box.store
+        self.bursts = Bursts(box.redis, box.store)
+        self.own_stacks = {STACK}
+        self.bucket: str | None = None
+        self.calls: type[ModalCalls] = ModalCalls
+        self.place = Place("spillway", None, "ak-test", "as-test")
+        self.startup_s, self.ask_timeout_s, self.caps = 60.0, 5.0, Caps(1.0, 25.0)
+        self._built: list[Bridge] = []
+        self.heard: list[Bundle] = []
+        self.says: Says = succeeded
+        self.container = Container(device="NVIDIA A10G", stack=STACK, cold_start_s=COLD_START_S, bundles_before=0)
+        server.remote = self.answer
+        self.bridge = self.another()
+
+    def another(self) -> Bridge:
+        """As the next dispatcher builds it: it knows nothing but what is in Redis."""
+        cargo = Cargo(self.box.files, self.box.ffmpeg, self.bucket)
+        self.gauges = Gauges(self.bursts, lambda: self.own_stacks, timeout_s=600)
+        calls = self.calls(self.place, ask_timeout_s=self.ask_timeout_s, send_timeout_s=self.ask_timeout_s)
+        built = Bridge(
+            self.store,
+            self.bursts,
+            Pilot(calls, self.bursts, cargo, startup_s=self.startup_s, poll_s=0.02),
+            cargo,
+            self.gauges,
+            limits=Limits(lease_s=LEASE_S, heartbeat_s=15, max_failures=2),
+            money=Money(self.caps, lambda _: DOLLARS_PER_S, SCALEDOWN_S, LONGEST_CALL_S),
+        )
+        self._built.append(built)
+        return built
+
+    def begin(self, *jobs: Job, deadline_s: float = 60.0) -> Flight:
+        flight = self.bridge.begin(tuple(job.id for job in jobs), reserve_usd=RESERVE_USD, deadline_s=deadline_s)
+        assert isinstance(flight, Flight)
+        return flight
+
+    def step_until(self, condition: Callable[[], object], what: str) -> None:
+        def stepped() -> object:
+            self.bridge.step()
+            return condition()
+
+        wait_for(stepped, what)
+
+    def until_settled(self) -> None:
+        self.step_until(lambda: not self.bursts.under_way(), "every burst to be settled")
+
+    def answer(self, call: Call) -> dict[str, Any]:
+        """The container."""
+        bundle = Bundle.model_validate(call.args[0])
+        self.heard.append(bundle)
+        receipts = tuple(self.says(job) for job in bundle.jobs)
+        return Reply(receipts=receipts, container=self.container, started_at=time.time(), seconds=SECONDS).plain()
+
+    def ledger(self) -> DayOfLedger:
+        (day,) = self.bursts.ledger(self.bursts.today()[:7])
+        return day
+
+    def files_of(self, job: Job) -> list[str]:
+        folder = self.folder / "jobs" / job.id
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+    def reclaimer(self) -> Reclaimer:
+        return Reclaimer(self.store, lease_s=LEASE_S, max_losses=3)
+
+    def close(self) -> None:
+        for built in self._built:
+            built.close()
+
+
+def succeeded(job: BundleJob) -> Receipt:
+    content = transcript_of(job)
+    return Receipt(
+        job_id=job.id, attempt=job.attempt, outcome=Outcome.SUCCEEDED, transcript=content,
+        sha256=hashlib.sha256(content.encode()).hexdigest(), stages_s={"asr": 1.0}, seconds=SECONDS, gpu_s=SECONDS,
+    )  # fmt: skip
+
+
+def ended(outcome: Outcome, code: str) -> Says:
+    return lambda job: Receipt(job_id=job.id, attempt=job.attempt, outcome=outcome, error=JobFailure(code=code, message=f"it is {code}"))
+
+
+def transcript_of(job: BundleJob) -> str:
+    return Transcript(
+        language="en", language_probability=None, duration_s=job.duration_s, segments=(), turns=(), speakers=(), warnings=(),
+        models=Models(asr="fake", alignment=None, segmentation=None, embedding=None),
+        run=Run(runner="modal", attempt=job.attempt, device="NVIDIA A10G", stages_s={}, real_time_factor=1.0),
+    ).model_dump_json()  # fmt: skip
+
+
+def key_of(job: Job) -> str:
+    return result_key(job.id, job.attempt)

@@ -1,0 +1,138 @@
+"""Decisions that become calls: the real policy, a real store, Modal's own client."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from core.bursts import Caps
+from core.job import Job, JobState
+from core.job_store import Runner
+from core.settings import Settings
+from core.worker_reports import WorkerReport
+from dispatcher.burst.burster import Burster
+from dispatcher.burst.moment import Moments
+from tests.conftest import wait_for
+from tests.dispatcher.burst.box import BurstBox
+from tests.dispatcher.burst.test_bridge import not_deployed, state
+from tests.modal_server import Conduct
+
+AUDIO_S = 600.0
+
+
+@pytest.fixture(autouse=True)
+def measured(box: BurstBox) -> None:
+    """A Modal that starts at once, so that any job is worth a container."""
+    box.bursts.measure(cold_start_s=0.1, real_time_factor=10.0)
+
+
+def burster_of(box: BurstBox, *, is_on: bool = True, **settings: Any) -> Burster:
+    given: dict[str, Any] = {"target_wait_s": 0, "modal_scaledown_s": 2} | settings
+    moments = Moments(box.store, box.bursts, box.gauges, Settings(**given))
+    return Burster(box.bridge, moments, box.gauges, box.bursts, poll_s=0.02, is_on=is_on)
+
+
+def until(burster: Burster, condition: Any, what: str) -> None:
+    def stepped() -> object:
+        burster.step()
+        return condition()
+
+    wait_for(stepped, what)
+
+
+def have_ended(box: BurstBox, *jobs: Job) -> bool:
+    return all(box.store.get(job.id).state.is_terminal for job in jobs)
+
+
+def test_jobs_that_would_start_too_late_go_and_come_home(box: BurstBox) -> None:
+    jobs = [box.box.submit(duration_s=AUDIO_S) for _ in range(3)]
+    kept = box.box.submit(duration_s=AUDIO_S, local_only=True)
+    burster = burster_of(box)
+    until(burster, lambda: have_ended(box, *jobs), "the jobs to end")
+    assert {state(box, job) for job in jobs} == {(JobState.SUCCEEDED, 1, 0, 0)}
+    assert state(box, kept) == (JobState.QUEUED, 0, 0, 0)
+    until(burster, lambda: not box.bursts.under_way(), "every call to be settled")
+    assert (box.ledger().jobs, box.ledger().reserved_usd) == (3, 0)
+
+
+def test_switched_off_it_begins_nothing_and_brings_home_what_is_under_way(box: BurstBox) -> None:
+    under_way, waiting = box.box.submit(duration_s=AUDIO_S), box.box.submit(duration_s=AUDIO_S)
+    box.begin(under_way)
+    burster = burster_of(box, is_on=False)
+    until(burster, lambda: have_ended(box, under_way), "the call to be brought home")
+    assert (state(box, waiting)[0], box.bursts.outlook()) == (JobState.QUEUED, None)
+
+
+def test_one_look_in_favour_brings_up_no_container(box: BurstBox) -> None:
+    box.box.submit(duration_s=AUDIO_S)
+    burster = burster_of(box)
+    burster.step()
+    assert box.bursts.under_way() == ()
+    outlook = box.bursts.outlook()
+    assert outlook is not None
+    assert "the next look decides" in outlook.why[0]
+    until(burster, box.bursts.under_way, "the second look")
+
+
+def test_at_the_cap_nothing_goes_and_it_says_so(box: BurstBox) -> None:
+    job = box.box.submit(duration_s=AUDIO_S)
+    box.bursts.post(0.999)
+    burster = burster_of(box)
+    for _ in range(3):
+        burster._decided = 0.0
+        burster.step()
+    outlook = box.bursts.outlook()
+    assert outlook is not None
+    assert "are left under the caps" in outlook.why[0]
+    assert state(box, job)[0] == JobState.QUEUED
+
+
+def test_the_ledger_refuses_what_the_view_did_not_see(box: BurstBox) -> None:
+    """Another dispatcher has spent the money since."""
+    job = box.box.submit(duration_s=AUDIO_S)
+    box.caps = Caps(0.0001, 25)
+    box.bridge = box.another()
+    burster = burster_of(box)
+    for _ in range(3):
+        burster._decided = 0.0
+        burster.step()
+    assert (state(box, job), box.bursts.under_way()) == ((JobState.QUEUED, 0, 0, 0), ())
+
+
+def test_a_modal_that_failed_is_tried_by_one_call(box: BurstBox) -> None:
+    not_deployed(box)
+    jobs = [box.box.submit(duration_s=800) for _ in range(4)]  # each fills a bundle
+    burster = burster_of(box, modal_max_containers=4, burst_day_usd=100)
+    until(burster, lambda: box.bridge.breaker.is_open and not box.bursts.under_way(), "the first tries to fail")
+    assert {state(box, job)[0] for job in jobs} == {JobState.QUEUED}
+    box.server.is_deployed = True
+    ends = threading.Event()
+    box.server.conducts = [Conduct(ends=ends)]
+    burster = burster_of(box, modal_max_containers=4, burst_day_usd=100)
+    box.bridge.breaker._until = 0.0  # its pause is over
+    until(burster, lambda: box.server.calls, "one call to try")
+    for _ in range(5):
+        burster._decided = 0.0
+        burster.step()
+    assert len(box.bursts.under_way()) == 1
+    ends.set()
+    until(burster, lambda: have_ended(box, *jobs), "all to go once it is well")
+    assert not box.bridge.breaker.is_open
+
+
+def test_a_call_that_no_container_has_begun_comes_back_to_an_idle_gpu(box: BurstBox) -> None:
+    job = box.box.submit(duration_s=AUDIO_S)
+    box.bursts.measure(cold_start_s=600.0)  # it takes its time today
+    box.server.conducts = [Conduct(starts=threading.Event())]
+    flight = box.begin(job)
+    wait_for(lambda: flight.call_id, "the call to be made")
+    box.store.report_worker(WorkerReport("gpu0", True, "", "cuda", "large-v2"), ttl_s=60)
+    speed = box.box.submit()
+    claimed = box.store.claim(Runner("gpu0", "boot"), lease_s=60, fits_s=3600)
+    assert claimed is not None
+    assert claimed.id == speed.id
+    box.store.succeed(claimed, result_key="r")
+    burster = burster_of(box)
+    until(burster, lambda: not box.bursts.under_way(), "the call to be taken back")
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
+    assert box.server.calls[str(flight.call_id)].terminates_containers

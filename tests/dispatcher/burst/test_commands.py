@@ -1,0 +1,175 @@
+"""`python -m dispatcher.burst plan | setup | check`, as somebody at the box types them."""
+
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.burst import Outcome, Reply, mismatch
+from core.worker_reports import WorkerReport
+from dispatcher.burst.__main__ import main
+from tests.dispatcher.burst.box import RESERVE_USD, BurstBox, ended
+from tests.modal_server import Conduct, worker_lost
+
+A10_PER_S = 0.000306 + 4 * 0.0000131 + 16 * 0.00000222
+
+
+@pytest.fixture
+def typed(box: BurstBox, redis_url: str, ffmpeg: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    """Types a command: its exit status, what it prints, what it complains of."""
+    here = {
+        "SPILLWAY_REDIS_URL": redis_url, "SPILLWAY_FFMPEG": ffmpeg, "SPILLWAY_FILE_STORE_DIR": str(tmp_path / "files"),
+        "SPILLWAY_MODAL_TOKEN_ID": "ak-test", "SPILLWAY_MODAL_TOKEN_SECRET": "as-test", "SPILLWAY_LOG_LEVEL": "error",
+    }  # fmt: skip
+    for name, value in here.items():
+        monkeypatch.setenv(name, value)
+    box.own_stacks = set()
+
+    def type_in(command: str, **settings: str) -> tuple[int, str, str]:
+        with monkeypatch.context() as more:
+            for name, value in settings.items():
+                more.setenv(f"SPILLWAY_{name.upper()}", value)
+            status = main([command])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return type_in
+
+
+def test_plan_says_what_would_go_what_it_may_cost_and_why(box: BurstBox, typed: Any) -> None:
+    box.bursts.measure(cold_start_s=10.0, real_time_factor=10.0)
+    for _ in range(3):
+        box.box.submit(duration_s=600)
+    status, said, _ = typed("plan", target_wait_s="0", modal_scaledown_s="2")
+    assert status == 0
+    assert "bursts are off (SPILLWAY_BURST=true switches them on); target wait 0 s" in said
+    assert "queue: 3 jobs, 1800 s of audio" in said
+    assert "here: 0 fit workers, speed not measured yet" in said
+    assert "Modal: cold start 10 s, 10.0x real time, 0 calls under way" in said
+    assert "money: $1.00 left today, $25.00 this month" in said
+    assert re.search(r"^burst: 1 jobs?, 600 s of audio, up to \$0\.\d{4}: 1 job: the first would start here", said, re.MULTILINE)
+    assert box.bursts.under_way() == ()
+
+
+def test_plan_of_an_empty_queue_and_of_a_late_one(box: BurstBox, typed: Any) -> None:
+    assert typed("plan")[1].endswith("nothing would be burst now\n")
+    box.box.submit(duration_s=60)
+    said = typed("plan")[1]
+    assert "a container is early enough in" in said or "too little work" in said
+
+
+def test_plan_counts_what_the_dispatcher_has_under_way(box: BurstBox, typed: Any) -> None:
+    box.server.conducts = [Conduct(ends=threading.Event())]
+    box.begin(box.box.submit())
+    said = typed("plan")[1]
+    assert "1 calls under way" in said
+    assert f"money: ${1 - RESERVE_USD:.2f} left today" in said
+    assert len(box.bursts.under_way()) == 1
+
+
+def test_check_sends_ten_seconds_and_keeps_the_cold_start_and_the_cost(box: BurstBox, typed: Any) -> None:
+    status, said, complaint = typed("check")
+    assert (status, complaint) == (0, "")
+    assert re.search(r"^sent 10 s of audio as fc-1; waiting$", said, re.MULTILINE)
+    found = re.search(r"^NVIDIA A10G: cold start (\d+\.\d) s, 10 s of audio in 3\.0 s, \$(0\.\d{4})$", said, re.MULTILINE)
+    assert found, said
+    (sent,) = box.heard
+    assert (sent.jobs[0].duration_s, sent.deadline_s) == (10, 180)
+    assert box.bursts.measured()["cold_start_s"] == pytest.approx(float(found[1]), abs=0.06)
+    day = box.ledger()
+    assert day.spent_usd == pytest.approx(float(found[2]), abs=6e-5)
+    assert (day.calls, day.reserved_usd) == (1, 0)
+    assert day.spent_usd == pytest.approx(A10_PER_S * (20 + 3 + 30), rel=0.1)
+
+
+def test_check_of_a_warm_container_measures_no_cold_start(box: BurstBox, typed: Any) -> None:
+    box.container = box.container.model_copy(update={"bundles_before": 2})
+    status, said, _ = typed("check")
+    assert (status, "it was warm" in said, box.bursts.measured()) == (0, True, {})
+
+
+def not_deployed(box: BurstBox) -> None:
+    box.server.is_deployed = False
+
+
+def lost(box: BurstBox) -> None:
+    box.server.conducts = [Conduct(ending=worker_lost())]
+
+
+def of_another_release(box: BurstBox) -> None:
+    box.server.remote = lambda _: Reply(refusal=mismatch("the deployment is older")).plain()
+
+
+def broken(box: BurstBox) -> None:
+    box.says = ended(Outcome.BROKE, "engine_failed")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "is_paid"),
+    [
+        (not_deployed, "modal deploy modal_deploy.py", False), (lost, "the container on Modal was lost", True),
+        (of_another_release, "modal deploy modal_deploy.py", True), (broken, "it is engine_failed", True),
+    ],
+)  # fmt: skip
+def test_check_says_what_is_wrong_and_posts_what_it_cost(box: BurstBox, typed: Any, fault: Any, said: str, is_paid: bool) -> None:
+    fault(box)
+    status, _, complaint = typed("check")
+    assert (status, said in complaint) == (1, True), complaint
+    assert bool(box.bursts.ledger(box.bursts.today()[:7])) == is_paid
+
+
+def test_a_wrong_token_is_said_and_costs_nothing(box: BurstBox, typed: Any) -> None:
+    status, _, complaint = typed("check", modal_token_secret="as-wrong")
+    assert (status, "Modal refuses the token" in complaint, box.server.calls) == (1, True, {})
+
+
+def test_no_token_is_said(typed: Any) -> None:
+    status, _, complaint = typed("setup", modal_token_id="")
+    assert status == 1
+    assert "SPILLWAY_MODAL_TOKEN_ID and SPILLWAY_MODAL_TOKEN_SECRET" in complaint
+
+
+def test_check_over_the_cap_sends_nothing(box: BurstBox, typed: Any) -> None:
+    box.bursts.post(0.99)
+    status, _, complaint = typed("check")
+    assert (status, box.server.calls) == (1, {})
+    assert re.search(r"it may cost \$0\.\d\d, beyond a cap: \$0\.99 of the day", complaint)
+
+
+def test_check_gives_up_cancels_and_posts(box: BurstBox, typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.server.conducts = [Conduct(ends=threading.Event())]
+    ticks = iter(range(0, 10_000_000, 400))  # every look at the clock is minutes later
+    monkeypatch.setattr("dispatcher.burst.__main__.time", _Clock(lambda: float(next(ticks))))
+    status, _, complaint = typed("check")
+    (call,) = box.server.calls.values()
+    assert (status, call.terminates_containers, "the call is cancelled" in complaint) == (1, True, True)
+    assert box.ledger().spent_usd > 0
+
+
+class _Clock:
+    def __init__(self, monotonic: Any) -> None:
+        self.monotonic, self.sleep = monotonic, lambda _: time.sleep(0.01)
+
+
+def test_setup_has_the_models_brought_and_says_what_comes_next(box: BurstBox, typed: Any) -> None:
+    box.server.remote = lambda _: {"said": ["large-v2: 3.1 GB"], "error": None}
+    status, said, _ = typed("setup")
+    assert status == 0
+    assert said.splitlines()[1:] == ["large-v2: 3.1 GB", "the models are on Modal; next: python -m dispatcher.burst check"]
+
+
+def test_setup_that_fails_says_why(box: BurstBox, typed: Any) -> None:
+    box.server.remote = lambda _: {"said": [], "error": "the hub does not answer"}
+    status, _, complaint = typed("setup")
+    assert (status, complaint) == (1, "burst setup: the hub does not answer\n")
+
+
+def test_check_shows_that_the_box_has_other_models(box: BurstBox, typed: Any) -> None:
+    report = WorkerReport("gpu0", True, "", "cuda", "large-v2", lock_sha256="9" * 64, models_sha256="8" * 64)
+    box.store.report_worker(report, ttl_s=60)
+    status, _, complaint = typed("check")
+    assert status == 1
+    assert "the packages or models on Modal are not this box's" in complaint

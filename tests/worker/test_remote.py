@@ -1,0 +1,169 @@
+"""A bundle's jobs beside one another, each with a receipt: the engine and the exchange are the test's own."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from core.burst import BundleJob, Outcome, Receipt
+from core.errors import BucketDenied, DiskFull, InvalidRequest, LeaseLost, OutOfMemory, StorageUnavailable
+from core.job import JobOptions, Stage
+from core.transcript import Transcript
+from tests.conftest import wait_for
+from tests.worker.box import transcript
+from worker.attempt import MOST_BROKEN
+from worker.exchange import CallExchange
+from worker.remote import BundleRunner
+from worker.work import Work
+
+
+class Exchange(CallExchange):
+    """One whose recordings need no decoding, and whose jobs can be taken away."""
+
+    taken: set[str]
+
+    def audio(self, job: BundleJob, check: Callable[[], None]) -> bytes:  # noqa: ARG002 - as the real ones
+        return bytes(4 * 16000)
+
+    def is_ours(self, job: BundleJob) -> bool:
+        return job.id not in self.taken
+
+
+@pytest.fixture
+def exchange(ffmpeg: str) -> Exchange:
+    made = Exchange({}, ffmpeg)  # type: ignore[arg-type]
+    object.__setattr__(made, "taken", set())
+    return made
+
+
+def jobs(*names: str, duration_s: float = 1.0) -> list[BundleJob]:
+    return [BundleJob(id=name, attempt=2, options=JobOptions(), duration_s=duration_s) for name in names]
+
+
+def run(
+    transcribe: Any, exchange: Exchange, bundle: Sequence[BundleJob], *, deadline_s: float = 20.0, at_once: int = 8
+) -> tuple[Receipt, ...]:
+    runner = BundleRunner(transcribe, jobs_at_once=at_once, look_every_s=0.02, grace_s=0.2)
+    return runner.run(bundle, exchange, deadline_s=deadline_s)
+
+
+def test_the_jobs_of_a_bundle_run_side_by_side(exchange: Exchange) -> None:
+    together = threading.Barrier(3)
+
+    def transcribe(work: Work) -> Transcript:
+        together.wait(timeout=5)
+        return transcript(work)
+
+    receipts = run(transcribe, exchange, jobs("a", "b", "c"))
+    assert [(one.job_id, one.attempt, one.outcome) for one in receipts] == [(name, 2, Outcome.SUCCEEDED) for name in "abc"]
+
+
+def test_there_are_no_more_at_once_than_may_be(exchange: Exchange) -> None:
+    flying, most, lock = [0], [0], threading.Lock()
+
+    def transcribe(work: Work) -> Transcript:
+        with lock:
+            flying[0] += 1
+            most[0] = max(most[0], flying[0])
+        threading.Event().wait(0.02)
+        with lock:
+            flying[0] -= 1
+        return transcript(work)
+
+    run(transcribe, exchange, jobs(*"abcdef"), at_once=2)
+    assert most[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "code"),
+    [
+        (InvalidRequest("this model knows English only"), Outcome.FAILED, "invalid_request"),
+        (RuntimeError("secret detail"), Outcome.BROKE, "engine_failed"),
+        (TimeoutError("as Modal's client would take for pending"), Outcome.BROKE, "engine_failed"),
+        (OutOfMemory("CUDA out of memory"), Outcome.BROKE, "out_of_memory"),
+        (StorageUnavailable("away"), Outcome.RETURNED, "storage_unavailable"),
+        (BucketDenied("no role"), Outcome.RETURNED, "storage_denied"),
+        (DiskFull("full"), Outcome.RETURNED, "disk_full"),
+        (LeaseLost("a"), Outcome.LOST, None),
+    ],
+)
+def test_a_job_that_ends_badly_says_how_and_the_others_go_on(
+    exchange: Exchange, error: Exception, outcome: Outcome, code: str | None
+) -> None:
+    def transcribe(work: Work) -> Transcript:
+        if work.job_id == "bad":
+            raise error
+        return transcript(work)
+
+    good, bad = run(transcribe, exchange, jobs("good", "bad"))
+    assert good.outcome == Outcome.SUCCEEDED
+    assert (bad.outcome, bad.error and bad.error.code) == (outcome, code)
+    assert "secret" not in bad.model_dump_json()
+
+
+def test_what_is_not_done_by_the_deadline_is_handed_back_and_what_is_done_goes_home(exchange: Exchange) -> None:
+    def transcribe(work: Work) -> Transcript:
+        while work.job_id == "long":
+            work.check()
+        return transcript(work)
+
+    short, long = run(transcribe, exchange, jobs("short", "long"), deadline_s=0.3)
+    assert (short.outcome, long.outcome) == (Outcome.SUCCEEDED, Outcome.RETURNED)
+    assert long.error is not None
+    assert long.error.code == "overdue"
+
+
+def test_a_job_that_never_looks_up_is_left_behind_and_its_process_is_unfit(exchange: Exchange) -> None:
+    ever = threading.Event()
+
+    def transcribe(work: Work) -> Transcript:
+        if work.job_id == "stuck":
+            ever.wait(10)
+        return transcript(work)
+
+    runner = BundleRunner(transcribe, jobs_at_once=4, look_every_s=0.02, grace_s=0.1)
+    fine, stuck = runner.run(jobs("fine", "stuck"), exchange, deadline_s=0.1)
+    assert (fine.outcome, stuck.outcome, runner.is_fit) == (Outcome.SUCCEEDED, Outcome.RETURNED, False)
+    ever.set()
+
+
+def test_a_job_that_is_taken_away_ends_alone(exchange: Exchange) -> None:
+    begun = threading.Event()
+
+    def transcribe(work: Work) -> Transcript:
+        work.report(Stage.ASR, 0.1)
+        begun.set()
+        while work.job_id == "taken":
+            work.check()
+        wait_for(lambda: "taken" in exchange.taken, "the other to be taken")
+        return transcript(work)
+
+    def take() -> None:
+        begun.wait(5)
+        exchange.taken.add("taken")
+
+    threading.Thread(target=take).start()
+    other, taken = run(transcribe, exchange, jobs("other", "taken"))
+    assert (other.outcome, taken.outcome) == (Outcome.SUCCEEDED, Outcome.LOST)
+
+
+def test_a_process_that_breaks_one_job_after_the_other_is_unfit(exchange: Exchange) -> None:
+    def transcribe(_: Work) -> Transcript:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    runner = BundleRunner(transcribe, jobs_at_once=1)
+    runner.run(jobs(*(str(number) for number in range(MOST_BROKEN))), exchange, deadline_s=5)
+    assert runner.is_fit
+    runner.run(jobs("one more"), exchange, deadline_s=5)
+    assert not runner.is_fit
+
+
+def test_the_gpus_time_is_shared_by_audio(exchange: Exchange) -> None:
+    def transcribe(work: Work) -> Transcript:
+        threading.Event().wait(0.2)
+        return transcript(work)
+
+    long, short = run(transcribe, exchange, [*jobs("long", duration_s=30.0), *jobs("short", duration_s=10.0)])
+    assert long.gpu_s == pytest.approx(3 * short.gpu_s, rel=0.02)
+    assert long.gpu_s + short.gpu_s >= 0.2

@@ -1,0 +1,188 @@
+"""Runs a bundle of jobs away from the box: no Redis, no leases; what becomes of each job goes home in its receipt."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+
+from core.burst import BundleJob, Outcome, Receipt
+from core.errors import CallerError, DiskFull, LeaseLost, Overdue, StorageUnavailable
+from core.job import JobFailure, Stage
+from core.log import logger
+from core.partial_file import StoredFile
+from core.transcript import Transcript
+from worker.attempt import DECODED, MOST_BROKEN, callers_failure, our_failure, without_speakers
+from worker.exchange import Exchange
+from worker.work import Transcribe, Work
+
+log = logger("worker.remote")
+LOOK_EVERY_S = 5.0  # at whose the jobs are
+GRACE_S = 20.0  # beyond the deadline, for attempts to come by their next look at it
+OVERDUE = JobFailure(code=Overdue.code, message="The call's deadline passed before the job was done: it goes back to the queue.")
+
+
+class Attempt:
+    """One job in flight: where it is, and whether it is still to be done."""
+
+    def __init__(self, job: BundleJob, exchange: Exchange) -> None:
+        self.job, self.exchange = job, exchange
+        self.receipt: Future[Receipt] = Future()
+        self.stage: Stage | None = None
+        self.decode_s = 0.0
+        self.products: dict[str, StoredFile] = {}
+        self._end: LeaseLost | None = None
+
+    def report(self, stage: Stage, _: float) -> None:
+        self.stage = stage
+
+    def end(self, why: LeaseLost) -> None:
+        self._end = self._end or why
+
+    def check(self) -> None:
+        """To be called between batches; raises what `end` was told."""
+        if self._end:
+            raise self._end
+
+    def keep(self, stage: Stage, content: bytes) -> None:
+        if kept := self.exchange.keep(self.job, stage, content):
+            self.products[stage.value] = kept
+
+    def keys(self) -> dict[str, str]:
+        return {stage: kept.key for stage, kept in self.products.items()}
+
+    def digests(self) -> dict[str, str]:
+        return {stage: kept.sha256 for stage, kept in self.products.items()}
+
+    def work(self) -> Work:
+        job, begun = self.job, monotonic()
+        self.report(Stage.DECODE, 0.0)
+        audio = self.exchange.audio(job, self.check)
+        self.decode_s = monotonic() - begun
+        self.check()
+        return Work(
+            job_id=job.id,
+            attempt=job.attempt,
+            options=job.options,
+            audio=audio,
+            offset_s=job.options.clip_start or 0.0,
+            duration_s=job.duration_s,
+            kept=self.exchange.kept(job),
+            keep=self.keep,
+            report=lambda stage, progress: self.report(stage, DECODED + (1 - DECODED) * progress),
+            check=self.check,
+        )
+
+    def finish(self, transcript: Transcript) -> dict[str, Any]:
+        self.report(Stage.COMMIT, 1.0)
+        self.check()
+        stages_s = {Stage.DECODE.value: round(self.decode_s, 3)} | transcript.run.stages_s
+        run = transcript.run.model_copy(update={"runner": "modal"})
+        return self.exchange.finish(self.job, transcript.model_copy(update={"run": run})) | {"stages_s": stages_s}
+
+
+class BundleRunner:
+    """All jobs of a bundle run at once, as far as there are threads, so that they fill batches."""
+
+    def __init__(self, transcribe: Transcribe, *, jobs_at_once: int, look_every_s: float = LOOK_EVERY_S, grace_s: float = GRACE_S) -> None:
+        self._transcribe, self._jobs_at_once = transcribe, jobs_at_once
+        self._look_every_s, self._grace_s = look_every_s, grace_s
+        self._broken: set[str] = set()
+        self._is_stuck = False
+
+    @property
+    def is_fit(self) -> bool:
+        """False when one job does not end, or several in a row broke: then this process is what is broken."""
+        return not self._is_stuck and len(self._broken) <= MOST_BROKEN
+
+    def run(self, jobs: Sequence[BundleJob], exchange: Exchange, *, deadline_s: float) -> tuple[Receipt, ...]:
+        """One receipt for each job, in their order, at the latest a while after the deadline. Raises nothing."""
+        begun = monotonic()
+        attempts = [Attempt(job, exchange) for job in jobs]
+        waiting: SimpleQueue[Attempt] = SimpleQueue()
+        for attempt in attempts:
+            waiting.put(attempt)
+        for number in range(min(len(attempts), self._jobs_at_once)):
+            # Daemons: a job that never ends must not keep the process.
+            threading.Thread(target=self._work_through, args=(waiting,), name=f"job-{number}", daemon=True).start()
+        self._watch(attempts, begun + deadline_s)
+        return _with_shares([self._receipt(attempt) for attempt in attempts], jobs, monotonic() - begun)
+
+    def _work_through(self, waiting: SimpleQueue[Attempt]) -> None:
+        while True:
+            try:
+                attempt = waiting.get_nowait()
+            except Empty:
+                return
+            begun = monotonic()
+            ended = self._attempt(attempt)
+            kept = {"products": attempt.keys(), "product_sha256": attempt.digests()}
+            receipt = ended.model_copy(update={"seconds": round(monotonic() - begun, 3), **kept})
+            log.info("job ended", job_id=receipt.job_id, attempt=receipt.attempt, outcome=receipt.outcome, seconds=receipt.seconds)
+            attempt.receipt.set_result(receipt)
+
+    def _attempt(self, attempt: Attempt) -> Receipt:
+        """Catches everything: whatever breaks, the job gets an answer, and the others go on."""
+        job = attempt.job
+        try:
+            attempt.check()
+            attempt.exchange.claim(job)
+            if said := attempt.exchange.finished(job):
+                return _done(job, said)
+            transcript = self._transcribe(attempt.work())
+            said = attempt.finish(transcript)
+            if failure := without_speakers(job, transcript):
+                return _done(job, said, Outcome.BROKE, failure)
+            self._broken.clear()
+            return _done(job, said)
+        except Overdue:
+            return _ended(job, Outcome.RETURNED, OVERDUE)
+        except LeaseLost:
+            return _ended(job, Outcome.LOST)
+        except CallerError as error:
+            return _ended(job, Outcome.FAILED, callers_failure(error))
+        except (DiskFull, StorageUnavailable) as error:
+            log.error("file store away", job_id=job.id, reason=str(error))
+            return _ended(job, Outcome.RETURNED, JobFailure(code=error.code, message=str(error)))
+        except Exception as error:
+            log.exception("job broke", job_id=job.id, stage=attempt.stage)
+            self._broken.add(job.id)
+            return _ended(job, Outcome.BROKE, our_failure(error, job.id, attempt.stage))
+
+    def _watch(self, attempts: Sequence[Attempt], deadline: float) -> None:
+        """Until all have ended, or those that are overdue had time to hear of it."""
+        while open_ones := [attempt for attempt in attempts if not attempt.receipt.done()]:
+            left_s = deadline - monotonic()
+            if left_s <= -self._grace_s:
+                return
+            for attempt in open_ones:
+                if left_s <= 0:
+                    attempt.end(Overdue(attempt.job.id))
+                elif attempt.stage and not attempt.exchange.is_ours(attempt.job):
+                    attempt.end(LeaseLost(attempt.job.id))
+            pause_s = min(self._look_every_s, left_s) if left_s > 0 else self._grace_s + left_s
+            wait([attempt.receipt for attempt in open_ones], timeout=pause_s)
+
+    def _receipt(self, attempt: Attempt) -> Receipt:
+        if attempt.receipt.done():
+            return attempt.receipt.result()
+        self._is_stuck = True
+        log.critical("job does not end", job_id=attempt.job.id, stage=attempt.stage)
+        return _ended(attempt.job, Outcome.RETURNED, OVERDUE)
+
+
+def _done(job: BundleJob, said: Mapping[str, Any], outcome: Outcome = Outcome.SUCCEEDED, failure: JobFailure | None = None) -> Receipt:
+    return Receipt(job_id=job.id, attempt=job.attempt, outcome=outcome, error=failure, **said)
+
+
+def _ended(job: BundleJob, outcome: Outcome, error: JobFailure | None = None) -> Receipt:
+    return Receipt(job_id=job.id, attempt=job.attempt, outcome=outcome, error=error)
+
+
+def _with_shares(receipts: Sequence[Receipt], jobs: Sequence[BundleJob], seconds: float) -> tuple[Receipt, ...]:
+    """The time that the bundle held the GPU, shared by audio."""
+    audio_s = sum(job.work_s for job in jobs) or 1.0
+    return tuple(
+        receipt.model_copy(update={"gpu_s": round(seconds * job.work_s / audio_s, 3)}) for receipt, job in zip(receipts, jobs, strict=True)
+    )
