@@ -154,6 +154,10 @@ def test_a_container_gets_its_next_call_when_it_is_nearly_free_and_not_before() 
     assert sent(replace(VIEW, pending=pending, cloud=replace(CLOUD, calls=(call("c", has_started=True, since_s=19),)))) == ["j0"]
 
 
+def test_a_container_is_wanted_for_as_long_as_a_call_waits_for_it() -> None:
+    assert decided(replace(VIEW, cloud=replace(CLOUD, calls=(call("c"),)))).containers_wanted == 1
+
+
 def test_a_call_that_has_not_started_is_taken_back_for_a_gpu_that_would_be_idle() -> None:
     view = replace(VIEW, local=Local((Gpu((RunningJob(60.0, 30.0),)),), 15.0), cloud=replace(CLOUD, calls=(call("c"),)))
     assert [back.call_id for back in decided(view).take_back] == ["c"]
