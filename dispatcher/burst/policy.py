@@ -148,7 +148,7 @@ def _bundle(view: View, each: Planned, left_dollars: float) -> Bundle | None:
 
 
 def _gains(one: LateJob, each: Planned) -> bool:
-    return one.local_start_s - each.slot.start_s > LEAST_GAIN_S
+    return one.local_start_s > each.slot.start_s
 
 
 def _why(jobs: Sequence[LateJob], each: Planned, dollars: float) -> str:
