@@ -38,7 +38,10 @@ def test_a_container_that_would_be_early_is_waited_with() -> None:
 def test_jobs_that_are_overdue_stay_as_far_as_the_box_starts_them_sooner_than_the_cloud_could() -> None:
     nearly_free = Local((Gpu((RunningJob(HOUR_S, 10.0),)),), 15.0, jobs_in_flight_max=1)
     pending = tuple(job(f"j{i}", audio_s=10 * MINUTE_S, age_s=HOUR_S) for i in range(9))
-    assert sent(replace(VIEW, local=nearly_free, pending=pending)) == ["j2", "j3"]  # they take 40 s each here: j1 would start in 41 s, j2 in 81 s
+    assert sent(replace(VIEW, local=nearly_free, pending=pending)) == [
+        "j2",
+        "j3",
+    ]  # they take 40 s each here: j1 would start in 41 s, j2 in 81 s
 
 
 def test_too_little_work_brings_up_no_container() -> None:
