@@ -288,7 +288,7 @@ class JobStore:
         )
 
     def pending(self, *, most: int) -> list[Job]:
-        """Jobs that wait for a runner, about in the order in which claims would give them; of each priority the oldest `most`."""
+        """The first that wait for a runner, about in the order in which claims would give them."""
         waiting: list[Job] = []
         for priority in Priority:
             with redis_away():
@@ -300,8 +300,7 @@ class JobStore:
     def running(self) -> list[Job]:
         """Jobs that a runner holds."""
         with redis_away():
-            ids = self._redis.zrange(self._key("leases"), 0, -1)
-        return list(self._readable(ids, JobState.RUNNING))
+            return list(self._readable(self._redis.zrange(self._key("leases"), 0, -1), JobState.RUNNING))
 
     def clock_s(self) -> float:
         """Redis' own clock, the only one that leases go by, in seconds since the epoch."""
