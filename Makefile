@@ -6,7 +6,7 @@ IMAGE_ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test up down image image-smoke check format lock refresh bundle audit bench bench-queue simulate clean
+.PHONY: help setup models demo test up down image image-smoke check format lock refresh bundle audit bench bench-queue chaos simulate clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ audit: setup ## known advisories against every lock; each finding needs its entr
 
 bench: models ## speed beside plain WhisperX on the same audio and models
 	@$(PYTHON) -m tools.bench $(ARGS)
+
+chaos: models ## everything broken at once, then the proof that no job was lost; ARGS=--short for a minute, --seed=N for the same again
+	@$(PYTHON) -m tools.chaos $(ARGS)
 
 simulate: setup ## burst policies on arrival traces: a table, and a plot in .local/burst.svg
 	@$(PYTHON) -m tools.simulator $(ARGS)

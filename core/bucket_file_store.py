@@ -40,7 +40,7 @@ class BucketFileStore:
     def start(self, key: str) -> PartialFile:
         return PartialFile(key, self._scratch, partial(self._settle, self.place(key)))
 
-    def write(self, key: str, content: bytes) -> StoredFile:
+    def write(self, key: str, content: bytes, *, durable: bool = True) -> StoredFile:  # noqa: ARG002 - a bucket knows no less
         return written(self.start(key), content)
 
     def write_once(self, key: str, content: bytes) -> StoredFile:

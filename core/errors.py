@@ -26,6 +26,7 @@ SpillwayError
 │       └── ModelSourceAway    where they come from does not answer: a later try may
 └── OurError                   ours: retried, generic outside, detailed in the log
     ├── StoreUnavailable       503: Redis is away
+    ├── RecordBroken           500: what Redis holds of a job cannot be read
     ├── DiskFull               507
     ├── StorageUnavailable     503: the bucket does not answer, or has had enough for the moment
     │   └── StorageDenied      no, wrong or expired credentials
@@ -200,6 +201,12 @@ class StoreUnavailable(OurError):
 
     code = "store_unavailable"
     retry_after_s = 5
+
+
+class RecordBroken(OurError):
+    """A job's record lost a part, by a hand or a foreign program in Redis; the message is safe to show and says what to do."""
+
+    code = "record_broken"
 
 
 class DiskFull(OurError):

@@ -27,16 +27,22 @@ class Listed:
 
 
 class FileStore(Protocol):
-    """Whatever is there is whole and durable. What goes wrong is a `DiskFull`, `StorageUnavailable` or `StorageDenied`."""
+    """Whatever is there is whole and, but for stage products, durable.
+
+    What goes wrong is a `DiskFull`, `StorageUnavailable` or `StorageDenied`.
+    """
 
     def start(self, key: str) -> PartialFile:
         """A file that grows on this machine and is seen by others once it is kept; it replaces what is there."""
 
-    def write(self, key: str, content: bytes) -> StoredFile:
-        """What is there is replaced whole."""
+    def write(self, key: str, content: bytes, *, durable: bool = True) -> StoredFile:
+        """What is there is replaced whole. What is not durable may be gone or torn after a power cut: its digest tells."""
 
     def write_once(self, key: str, content: bytes) -> StoredFile:
-        """Of two writers one wins; the same content again is no error. Raises `FileExistsError` when other content is there."""
+        """Of two writers one wins; the same content again is no error. Raises `FileExistsError` when other content is there.
+
+        For what belongs to a job that has a record, hence a recording that was stored before.
+        """
 
     def read(self, key: str) -> bytes:
         """Raises `FileNotFoundError`."""
@@ -94,9 +100,17 @@ def product_key(job_id: str, attempt: int, stage: str) -> str:
 
 def result_key(job_id: str, attempt: int) -> str:
     """Under the attempt's own name: a runner that lost its lease overwrites nobody."""
-    return f"jobs/{job_id}/attempts/{attempt}/transcript.json"
+    return f"jobs/{job_id}/transcript-{attempt}.json"
 
 
 def claim_key(job_id: str, attempt: int) -> str:
     """Whose the attempt is, outside this box: what one runner writes once, no other passes."""
-    return f"jobs/{job_id}/attempts/{attempt}/claim"
+    return f"jobs/{job_id}/claim-{attempt}"
+
+
+def is_product(key: str) -> bool:
+    return "/products/" in key
+
+
+def is_result(key: str) -> bool:
+    return "/transcript-" in key

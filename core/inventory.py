@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from core.file_store import JOBS
+from core.crash_points import passed
+from core.file_store import is_result
 from core.job import Priority
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 
@@ -65,7 +66,7 @@ class Inventory:
 
     def still_expects(self, expected: Expected) -> bool:
         """Not once the job has gone on, or was deleted."""
-        is_input = "/attempts/" not in expected.key.removeprefix(JOBS)
+        is_input = not is_result(expected.key)
         with redis_away():
             state, result = self._redis.hmget(self._key("job", expected.job_id), "state", "result_key")
         return bool(state == "queued" if is_input else result == expected.key)
@@ -76,6 +77,7 @@ class Inventory:
     def tell(self, told: Told) -> None:
         with redis_away():
             self._redis.hset(self._key("orphans"), mapping=asdict(told))
+        passed("redis", "orphans")
 
     def told(self) -> Told | None:
         """None before the first look."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from core.errors import InputLost, TranscriptNotReady
-from core.file_store import JOBS, UPLOADS, FileStore, input_key, never
+from core.file_store import JOBS, UPLOADS, FileStore, input_key, is_product, is_result, never
 from core.job import Job
 
 CHUNK_BYTES = 1024**2
@@ -74,8 +74,9 @@ def delete_inputs(files: FileStore, job_id: str, source: str | None) -> None:
 
 def delete_products(files: FileStore, job_id: str, result_key: str | None) -> None:
     """With them what attempts have left that did not win."""
-    _delete_under(files, f"{JOBS}/{job_id}/products")
-    _delete_under(files, f"{JOBS}/{job_id}/attempts", but=result_key)
+    for file in files.listed(f"{JOBS}/{job_id}"):
+        if is_product(file.key) or (is_result(file.key) and file.key != result_key):
+            files.delete(file.key)
 
 
 def _is_intact(content: bytes, digest: str | None) -> bool:
@@ -88,7 +89,6 @@ def _delete_upload(files: FileStore, source: str | None) -> None:
         files.delete(key)
 
 
-def _delete_under(files: FileStore, folder: str, *, but: str | None = None) -> None:
+def _delete_under(files: FileStore, folder: str) -> None:
     for file in files.listed(folder):
-        if file.key != but:
-            files.delete(file.key)
+        files.delete(file.key)

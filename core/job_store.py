@@ -1,23 +1,24 @@
 """The job store: one record per job in Redis, the truth that messages, leases in memory and other clouds only hint at."""
 
 import json
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from heapq import heapify, heappop, heappush
 from typing import Any
 from uuid import uuid4
 
 from redis.exceptions import ResponseError
 
 from core.crash_points import passed
-from core.errors import IdempotencyConflict, JobNotFound, QueueFull, StoreUnavailable, TooManyJobs
+from core.errors import IdempotencyConflict, JobNotFound, QueueFull, RecordBroken, StoreUnavailable, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
+from core.job_records import in_turn, job_of, seconds_of
+from core.log import logger
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 from core.transcript import Notice
 from core.worker_reports import WorkerReport, report_of
 
+log = logger("core.job_store")
 MOST_READ = 5_000  # records that a page of one state looks through: 0.15 s beside a local Redis
 SUSPECT_AFTER = 2  # losses after which a job runs alone, so that it takes nobody with it
 WAIT_BOUNDS_S = (1, 5, 15, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)  # of the histogram of waits
@@ -114,12 +115,12 @@ class JobStore:
             raise _too_many(unfinished)
 
     def get(self, job_id: str, *, key_id: str | None = None) -> Job:
-        """Raises `JobNotFound`, also for the job of another API key than `key_id`, if that is given."""
+        """Raises `JobNotFound`, also for the job of another API key than `key_id`, if that is given, and `RecordBroken`."""
         with redis_away():
             fields = self._redis.hgetall(self._key("job", job_id))
         if not fields or key_id not in (None, fields.get("key_id")):
             raise _not_found(job_id)
-        return _job(fields)
+        return job_of(fields)
 
     def page(
         self,
@@ -138,10 +139,10 @@ class JobStore:
         reach = limit if state is None else most_read
         ids = self._older_than(self._key("jobs", *([key_id] if key_id else [])), before, reach + 1)
         jobs: list[Job] = []
-        for fields in self._records(ids[:reach], state):
+        for job in self._readable(ids[:reach], state):
             if len(jobs) == limit:
                 return Page(jobs, next=jobs[-1].id)
-            jobs.append(_job(fields))
+            jobs.append(job)
         return Page(jobs, next=ids[reach - 1] if len(ids) > reach else None)
 
     def cancel(self, job_id: str) -> Job:
@@ -276,31 +277,30 @@ class JobStore:
                 pipe.zcard(self._key("pending", priority))
             pipe.zcard(self._key("fetching")).zcard(self._key("leases")).hgetall(self._key("totals")).hgetall(self._key("speed"))
             *queued, fetching, running, totals, speed = pipe.execute()
-        audio_s, run_s = _seconds(speed.get("audio_ms")), _seconds(speed.get("run_ms"))
+        audio_s, run_s = seconds_of(speed.get("audio_ms")), seconds_of(speed.get("run_ms"))
         return Backlog(
             queued_jobs=sum(queued),
-            queued_audio_s=sum(_seconds(totals.get(f"pending_ms:{priority}")) for priority in Priority),
+            queued_audio_s=sum(seconds_of(totals.get(f"pending_ms:{priority}")) for priority in Priority),
             fetching_jobs=fetching,
             running_jobs=running,
-            running_audio_s=_seconds(totals.get("running_ms")),
+            running_audio_s=seconds_of(totals.get("running_ms")),
             real_time_factor=audio_s / run_s if run_s else None,
         )
 
     def pending(self, *, most: int) -> list[Job]:
-        """Jobs that wait for a runner, about in the order in which claims would give them; of each priority the oldest `most`."""
+        """The first that wait for a runner, about in the order in which claims would give them."""
         waiting: list[Job] = []
         for priority in Priority:
             with redis_away():
                 ids = self._redis.zrange(self._key("pending", priority), 0, most - 1)
                 lanes = dict(self._redis.zrange(self._key("lanes", priority), 0, -1, withscores=True))
-            waiting += _in_turn([_job(fields) for fields in self._records(ids, JobState.QUEUED)], lanes)
+            waiting += in_turn(self._readable(ids, JobState.QUEUED), lanes)
         return waiting[:most]
 
     def running(self) -> list[Job]:
         """Jobs that a runner holds."""
         with redis_away():
-            ids = self._redis.zrange(self._key("leases"), 0, -1)
-        return [_job(fields) for fields in self._records(ids, JobState.RUNNING)]
+            return list(self._readable(self._redis.zrange(self._key("leases"), 0, -1), JobState.RUNNING))
 
     def clock_s(self) -> float:
         """Redis' own clock, the only one that leases go by, in seconds since the epoch."""
@@ -311,6 +311,10 @@ class JobStore:
     def lead(self, holder: str, *, ttl_s: float) -> bool:
         """Whether `holder` is the one dispatcher that acts, until `ttl_s` from now."""
         return bool(self._steps.run("lead", holder, _ms(ttl_s)))
+
+    def resign(self, holder: str) -> bool:
+        """Whether `holder` led; another may from now on."""
+        return bool(self._steps.run("resign", holder))
 
     def uptime_s(self) -> float:
         """How long this Redis has been up, in whole seconds."""
@@ -337,6 +341,13 @@ class JobStore:
                 raise _not_found(str(job_id))
             return list(self._redis.zrevrange(listing, rank + 1, rank + most))
 
+    def _readable(self, ids: Sequence[str], state: JobState | None) -> Iterator[Job]:
+        for fields in self._records(ids, state):
+            try:
+                yield job_of(fields)
+            except RecordBroken as error:  # it must not keep the others from being seen
+                log.error("record broken", job_id=fields["id"], reason=str(error))
+
     def _records(self, ids: Sequence[str], state: JobState | None, at_once: int = 100) -> Iterator[dict[str, str]]:
         """As they are in Redis, of one state if asked, without those deleted meanwhile."""
         for start in range(0, len(ids), at_once):
@@ -344,9 +355,10 @@ class JobStore:
             if state is not None:  # a record may hold 16 kB of metadata: only those wanted are read whole
                 states = self._of_each(some, lambda pipe, key: pipe.hget(key, "state"))
                 some = [job_id for job_id, found in zip(some, states, strict=True) if found == state]
-            for fields in self._of_each(some, lambda pipe, key: pipe.hgetall(key)):
-                if fields and state in (None, fields["state"]):
-                    yield fields
+            found = self._of_each(some, lambda pipe, key: pipe.hgetall(key))
+            for job_id, fields in zip(some, found, strict=True):
+                if fields and state in (None, fields.get("state")):
+                    yield fields | {"id": job_id}
 
     def _of_each(self, job_ids: Sequence[str], read: Callable[[Any, str], object]) -> list[Any]:
         """What `read` asks of every record, in one round trip."""
@@ -368,57 +380,6 @@ def _noted(warnings: Iterable[Notice]) -> str:
     return json.dumps([warning.model_dump() for warning in warnings])
 
 
-def _job(fields: dict[str, str]) -> Job:
-    return Job(
-        **(json.loads(fields["fixed"]) | json.loads(fields.get("fetched", "{}"))),
-        state=JobState(fields["state"]),
-        stage=Stage(fields["stage"]) if "stage" in fields else None,
-        progress=float(fields["progress"]),
-        attempt=int(fields["attempt"]),
-        losses=int(fields["losses"]),
-        fetch=int(fields.get("fetch", 0)),
-        fetch_failures=int(fields.get("fetch_failures", 0)),
-        failures=int(fields.get("failures", 0)),
-        owner=fields.get("owner", ""),
-        slot=fields.get("slot", ""),
-        runner=fields.get("runner", ""),
-        burst_failures=int(fields.get("burst_failures", 0)),
-        cancel_requested="cancel_requested" in fields,
-        seq=int(fields["seq"]),
-        version=int(fields.get("version", 0)),
-        created_at=_seconds(fields["created_at"]),
-        started_at=_seconds(fields["started_at"]) if "started_at" in fields else None,
-        finished_at=_seconds(fields["finished_at"]) if "finished_at" in fields else None,
-        products=_of_stages(fields, "product:"),
-        product_sha256=_of_stages(fields, "product_sha256:"),
-        result_key=fields.get("result_key"),
-        result_sha256=fields.get("result_sha256") or None,
-        warnings=tuple(Notice(**notice) for notice in json.loads(fields.get("warnings", "[]"))),
-        error=JobFailure.model_validate_json(fields["error"]) if "error" in fields else None,
-    )
-
-
-def _in_turn(jobs: Iterable[Job], lanes: Mapping[str, float]) -> list[Job]:
-    """As claims would give them: of the lane that has had least, its oldest. Jobs come oldest first."""
-    waiting: dict[str, deque[Job]] = defaultdict(deque)
-    for job in jobs:
-        waiting[job.key_id].append(job)
-    turns = [(lanes.get(key_id, 0.0), key_id) for key_id in waiting]
-    heapify(turns)
-    ordered = []
-    while turns:
-        had_ms, key_id = heappop(turns)
-        job = waiting[key_id].popleft()
-        ordered.append(job)
-        if waiting[key_id]:
-            heappush(turns, (had_ms + _ms(job.work_s), key_id))
-    return ordered
-
-
-def _of_stages(fields: Mapping[str, str], prefix: str) -> dict[str, str]:
-    return {name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix) and value}
-
-
 def _not_found(job_id: str) -> JobNotFound:
     return JobNotFound(f"there is no job {job_id}: it never was, it was deleted, or its time was over")
 
@@ -437,7 +398,3 @@ def _state(reply: str) -> JobState | None:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _seconds(ms: str | None) -> float:
-    return float(ms or 0) / 1000

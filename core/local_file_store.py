@@ -11,9 +11,10 @@ from pathlib import Path
 
 from core.crash_points import passed
 from core.errors import DiskFull, StorageUnavailable
-from core.file_store import JOBS, PROBE_KEY, Listed, checked, never
+from core.file_store import FOLDERS, JOBS, PROBE_KEY, Listed, checked, never
 from core.partial_file import PartialFile, StoredFile, is_left_behind, prepare, written
 
+Place = Callable[[Path, Path], None]  # puts the first under the name of the second
 TRIES = 5  # where somebody else deletes, or writes, in the same folder at the same time
 
 
@@ -23,15 +24,19 @@ class LocalFileStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         prepare(root)
+        for folder in FOLDERS:  # durable once for all, so that no file syncs what is above them
+            (root / folder).mkdir(exist_ok=True)
+        _sync(root)
 
     def start(self, key: str) -> PartialFile:
         return PartialFile(key, self._root, partial(self._settle, key, os.replace))
 
-    def write(self, key: str, content: bytes) -> StoredFile:
-        return written(self.start(key), content)
+    def write(self, key: str, content: bytes, *, durable: bool = True) -> StoredFile:
+        settle = self._settle if durable else self._place
+        return written(PartialFile(key, self._root, partial(settle, key, os.replace)), content)
 
     def write_once(self, key: str, content: bytes) -> StoredFile:
-        return written(PartialFile(key, self._root, partial(self._settle, key, _link)), content)
+        return written(PartialFile(key, self._root, partial(self._settle, key, _link, has_record=True)), content)
 
     def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
@@ -92,19 +97,21 @@ class LocalFileStore:
     def _path(self, key: str) -> Path:
         return self._root / checked(key)
 
-    def _settle(self, key: str, place: Callable[[Path, Path], None], temporary: Path) -> None:
-        """The bytes are synced, then the name."""
+    def _settle(self, key: str, place: Place, temporary: Path, *, has_record: bool = False) -> None:
+        """The bytes are synced, then each name on the way to them that may be new, whoever made it."""
         final = self._path(key)
+        top, owner = (self._root / "/".join(key.split("/")[:depth]) for depth in (1, 2))
+        last = owner if has_record and owner.is_dir() else top  # a recording's folder was made durable with it, before its record
         _sync(temporary)
         passed("synced", key)
-        self._place(temporary, final, place)
-        passed("placed", key)
-        for folder in final.parents:  # a file is only as durable as the names on the way to it
+        self._place(key, place, temporary)
+        for folder in final.parents:
             _sync(folder)
-            if folder == self._root:
+            if folder in (last, self._root):
                 return
 
-    def _place(self, temporary: Path, final: Path, place: Callable[[Path, Path], None]) -> None:
+    def _place(self, key: str, place: Place, temporary: Path) -> None:
+        final = self._path(key)
         for tries_left in reversed(range(TRIES)):
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -113,7 +120,7 @@ class LocalFileStore:
                 if not tries_left:
                     raise
             else:
-                return
+                return passed("placed", key)
 
     def _drop_empty(self, folder: Path) -> None:
         """And those above it that are empty then; a job's files leave no folder behind."""

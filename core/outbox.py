@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from core.errors import JobNotFound
+from core.errors import JobNotFound, RecordBroken
 from core.job import Job
 from core.job_store import JobStore, Verdict
 from core.leased import Lease, beat
@@ -82,6 +82,11 @@ class Outbox:
         try:
             return self.of_job(self._jobs.get(job_id))[int(number) - 1]
         except JobNotFound:  # deleted in the same moment
+            return None
+        except RecordBroken as error:
+            self._steps.run(
+                "end_delivery", *claimed, DeliveryState.FAILED, Answer(error=str(error)).model_dump_json(exclude_none=True), 0, 0
+            )
             return None
 
     def beat(self, held: Sequence[Delivery], *, lease_s: float, renew: bool) -> tuple[bool, ...]:

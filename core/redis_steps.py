@@ -21,7 +21,7 @@ STEPS = (
     "claim_delivery", "beat_deliveries", "end_delivery", "release_delivery",
     "burst", "burst_called", "burst_settled", "expired", "let_go",
 )  # fmt: skip
-COUNTS = ("count_worker", "prune_workers", "unfinished", "spend", "burst_spent", "lead", "probe")  # steps that change no job
+COUNTS = ("count_worker", "prune_workers", "unfinished", "spend", "burst_spent", "lead", "resign", "probe")  # steps that change no job
 RedisClient = Any  # redis-py types every reply as a union with bytes; with decode_responses on it is str
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError)
 # What it says, in a pipeline behind which command it was, when it is full, cannot save, misses its replicas, or is held by a script.

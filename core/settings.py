@@ -274,6 +274,11 @@ class Settings(BaseModel):
     def _work_together(self) -> Self:
         if 2 * self.heartbeat_s > self.lease_s:
             raise ValueError(f"{variable('heartbeat_s')} is more than half of {variable('lease_s')}: it must outlive a missed heartbeat")
+        if 8 * self.sweep_period_s > self.lease_s:  # the reclaimer takes a gap of a quarter of a lease for an outage of Redis
+            raise ValueError(
+                f"{variable('sweep_period_s')} is more than an eighth of {variable('lease_s')}: the dispatcher's own pauses would look like"
+                " outages of Redis, after which nothing is taken back"
+            )
         if self.vad_offset > self.vad_onset:
             raise ValueError(f"{variable('vad_offset')} is above {variable('vad_onset')}: speech would end before it begins")
         return self

@@ -3,10 +3,11 @@
 import signal
 import sys
 import threading
+from contextlib import suppress
 from uuid import uuid4
 
 from core import wakeups
-from core.errors import SettingsError
+from core.errors import SettingsError, StoreUnavailable
 from core.fetches import Fetches
 from core.figures import Figures
 from core.gcs import CloudStorage, Patience
@@ -72,6 +73,8 @@ def main() -> None:
     deliverer.close()
     burster.close()
     expirer.close()
+    with suppress(StoreUnavailable):  # then it runs out by itself
+        store.resign(me)
 
 
 def lifetimes_of(settings: Settings) -> Lifetimes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from core.errors import SpillwayError
-from core.file_store import JOBS, UPLOADS, FileStore, Listed
+from core.file_store import JOBS, UPLOADS, FileStore, Listed, is_product
 from core.inventory import AT_ONCE, Expected, Inventory, Told
 from core.redis_steps import connect
 from core.settings import Settings
@@ -58,7 +58,7 @@ def look(inventory: Inventory, files: FileStore, *, clock: Callable[[], float] =
         recorded = inventory.recorded({_job_id(file) for file in portion})
         found.recorded.update(recorded)
         found.orphans.extend(Orphan(file, file.stored_at < clock() - SAFE_AGE_S) for file in portion if _job_id(file) not in recorded)
-        results |= {file.key for file in portion if "/products/" not in file.key}
+        results |= {file.key for file in portion if not is_product(file.key)}
     found.orphans.extend(_abandoned_uploads(inventory, files, clock))
     found.missing.extend(_missing(inventory, files, results))
     return found

@@ -15,6 +15,12 @@ def delete(job: Job, given: Collaborators) -> None:
         forget_files(given, job.id)  # what its runner, or the fetch of its source, has stored meanwhile
 
 
+def delete_broken(job_id: str, given: Collaborators) -> None:
+    """Of a job whose record nobody can read; an upload that was its source is found by the look for orphans."""
+    given.files.delete_job(job_id)
+    given.jobs.delete(job_id)
+
+
 def forget_files(given: Collaborators, job_id: str) -> None:
     """A file that stays behind must not hide what became of the request."""
     try:

@@ -8,12 +8,12 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.errors import InvalidRequest, JobNotFound
+from core.errors import InvalidRequest, JobNotFound, RecordBroken
 from core.job import JobOptions, JobState
 from core.job_store import JobStore, Page
 from service.access import caller, visible_job
 from service.collaborators import given
-from service.deletion import delete
+from service.deletion import delete, delete_broken
 from service.problems import RESPONSES
 from service.submission import accept, wake_a_worker
 from service.views import JobPage, JobView, Outlook, answer
@@ -105,7 +105,10 @@ def cancel_job(path: JobPath) -> Response:
 @api.delete("/v1/jobs/<job_id>", summary="Delete a job with its files", responses={204: None})
 def delete_job(path: JobPath) -> Response:
     """While the file store is away nothing is deleted: the same call does it later."""
-    delete(visible_job(path.job_id), given())
+    try:
+        delete(visible_job(path.job_id), given())
+    except RecordBroken:
+        delete_broken(path.job_id, given())
     return Response(status=204)
 
 

@@ -30,6 +30,7 @@ STATUSES: dict[type[errors.SpillwayError], int] = {
     errors.QueueFull: 503,
     errors.ServiceBusy: 503,
     errors.StoreUnavailable: 503,
+    errors.RecordBroken: 500,
     errors.DiskFull: 507,
     errors.StorageUnavailable: 503,
     errors.StorageDenied: 503,

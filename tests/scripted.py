@@ -31,7 +31,8 @@ class ScriptedStack:
         """`real`: jobs without a script are transcribed. `launched` may have a program started in another way. `redis_url`: a Redis
         that the test itself starts, stops and stands in the way of."""
         self.journal = folder / "journal"
-        command = (sys.executable, "-m", "tools.scripted_worker", "--journal", self.journal, *(["--real"] if real else []))
+        options = ("--real",) if real else ()
+        command: tuple[str | Path, ...] = (sys.executable, "-m", "tools.scripted_worker", "--journal", self.journal, *options)
         names = ("worker", *(f"worker-{number}" for number in range(2, workers + 1)))
         others = tuple(program for program in PROGRAMS if program.name != "worker")
         programs = tuple(map(launched, (*others, *(Program(name, command) for name in names))))

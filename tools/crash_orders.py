@@ -17,13 +17,14 @@ from core.crash_points import EVENT
 
 # What the key of a file says of it, the first that is found in it.
 KINDS = {
-    "result": r"/attempts/\d+/",
+    "result": r"/transcript-\d+\.json$",
     "product": r"/products/\d+-",
     "fetched": r"/fetches/\d+/",
     "input": r"jobs/[0-9a-f]+/input$",
     "job": r"jobs/[0-9a-f]+$",
     "upload": r"uploads/",
     "probe": r"probes/",
+    "output": r"outputs/",
 }
 
 

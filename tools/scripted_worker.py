@@ -10,8 +10,10 @@ import ctypes
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -58,11 +60,16 @@ class Journal:
 class ScriptedEngine:
     """Passes the engine's stages and keeps ASR as a product, as it does: a retry begins after it."""
 
-    def __init__(self, journal: Journal, real: Runs | None) -> None:
-        self._journal, self._real = journal, real
+    def __init__(self, journal: Journal, load_real: Callable[[], Runs] | None) -> None:
+        """The real engine is loaded by the first job that wants it: the others need not wait for it."""
+        self._journal, self._load_real = journal, load_real
+        self._loading = threading.Lock()
+        self._real: Runs | None = None
 
     def transcribe(self, work: Work) -> Transcript:
-        if self._real and "script" not in work.options.metadata:
+        if self._load_real and "script" not in work.options.metadata:
+            with self._loading:
+                self._real = self._real or self._load_real()
             return self._real.transcribe(work)
         script = Script.model_validate(work.options.metadata.get("script", {}))
         work.report(Stage.VAD, 0.0)
@@ -146,7 +153,7 @@ def main() -> None:
     journal = Journal(given.journal)
 
     def prepare(settings: Settings, media: Recordings, presence: Presence) -> Runs:
-        return ScriptedEngine(journal, fit_engine(settings, media, presence) if given.real else None)
+        return ScriptedEngine(journal, partial(fit_engine, settings, media, presence) if given.real else None)
 
     serve(prepare)
 

@@ -16,7 +16,6 @@ ROOT = Path(__file__).parent.parent
 BOUND_EXEC = Path(__file__).with_name("bound_exec.py")
 POLL_S = 0.05
 QUICK_DEATH_S = 120.0  # a process that lived for less was never well: a worker needs most of a minute to load its models on a busy box
-LONGEST_PAUSE_S = 10.0
 
 Say = Callable[[str], None]
 
@@ -35,6 +34,7 @@ class Patience:
     first_deaths: int = 2  # before all is well for the first time: what cannot start should say so soon
     quick_deaths: int = 6  # afterwards: more than one poison job can cause before it is set aside
     stop_s: float = 10.0
+    longest_pause_s: float = 10.0  # before one that ends again and again is started once more
 
 
 USUAL_PATIENCE = Patience()
@@ -67,14 +67,14 @@ class Child:
         """Leaves the exit status unread, so that the process id, and with it the group's, stays ours until `bury`."""
         return self.pid is not None and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def bury(self) -> str:
+    def bury(self, longest_pause_s: float) -> str:
         """Ends what the process left behind in its group; how it ended."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
         code = self._process.wait()
         self._process = None
         self.quick_deaths = self.quick_deaths + 1 if time.monotonic() - self._started_at < QUICK_DEATH_S else 1
-        self.starts_at = time.monotonic() + min(0.25 * 2**self.quick_deaths, LONGEST_PAUSE_S)
+        self.starts_at = time.monotonic() + min(0.25 * 2**self.quick_deaths, longest_pause_s)
         return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
 
     def terminate(self) -> None:
@@ -128,7 +128,7 @@ class Supervisor:
         if child.pid is None and time.monotonic() >= child.starts_at:
             child.start()
         elif child.has_ended():
-            end = child.bury()
+            end = child.bury(self._patience.longest_pause_s)
             if child.quick_deaths >= (self._patience.quick_deaths if self._is_settled else self._patience.first_deaths):
                 self.failure = (
                     f"{child.program.name} ended {child.quick_deaths} times in a row, at last with {end}\n{last_lines(child.log)}"
@@ -147,7 +147,7 @@ class Supervisor:
                 if not child.has_ended():
                     self._say(f"{child.program.name} did not stop within {self._patience.stop_s:.0f} s: killing it")
                 child.kill()
-                child.bury()
+                child.bury(0.0)
 
 
 def last_lines(log: Path, count: int = 8) -> str:

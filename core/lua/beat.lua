@@ -1,8 +1,10 @@
 -- One call for all jobs of a runner. Writes only what changed and renews leases only when asked, so that a beat with no
--- news costs no fsync. ARGV: lease in ms, '1' to renew, then per job: id, attempt, stage, progress
+-- news costs nothing, and is not written to the disk: after a restart of Redis stages and progress are told anew, and no lease is
+-- taken back before every runner could renew (docs/adr/0007). ARGV: lease in ms, '1' to renew, then per job: id, attempt, stage, progress
 -- → per job 'held', 'lost' or 'cancel'
 local verdicts, lease_ms = {}, whole(1)
 for i = 6, #ARGV, 4 do number(i) end
+redis.set_repl(redis.REPL_REPLICA)
 for i = 3, #ARGV, 4 do
   local id, attempt, stage, progress = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if not is_held(id, attempt) then

@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import inf
 
 from dispatcher.burst.bundles import LateJob, Plan, Planned, plan
-from dispatcher.burst.cloud_starts import containers_free_s, starts_in_s
+from dispatcher.burst.cloud_starts import CloudStarts, containers_free_s, starts_in_s
 from dispatcher.burst.local_starts import LocalStarts
 from dispatcher.burst.price import overhead_s, reserve_dollars
 from dispatcher.burst.view import Bundle, Decision, Memory, PendingJob, TakeBack, View
@@ -30,7 +30,7 @@ def decide(view: View, memory: Memory) -> tuple[Decision, Memory]:
     decision = Decision(
         bundles,
         () if bundles else _taken_back(view),
-        usable.containers,
+        max(usable.containers, containers_on),  # also those that calls still wait for
         starts | _cloud_starts(view, chosen, waiting),
         tuple(reason for reason in (refusal, waiting, None if refusal else _too_dear(view, starts)) if reason),
     )
@@ -51,10 +51,11 @@ def _part(view: View, *, may_leave: bool) -> tuple[dict[str, float], list[LateJo
     """When the local GPUs start those that stay, and those that they would start too late once the late ones before are gone."""
     queue, starts, late = LocalStarts(view.local), dict[str, float](), list[LateJob]()
     heads = 0 if view.local.real_time_factor else len(view.local.gpus)  # of an unknown speed: each GPU's next job stays in any case
+    sooner_s = CloudStarts(view.cloud, view.rules, max(1, view.rules.containers_max)).place(0).start_s + LEAST_GAIN_S
     for place_in_queue, job in enumerate(view.pending):
         place = queue.place(job)
         stays = not may_leave or job.is_local_only or job.is_suspect or place_in_queue < heads or _is_too_dear(view, job)
-        if not stays and _is_late(view, job, place.start_s):
+        if not stays and place.start_s > sooner_s and _is_late(view, job, place.start_s):
             late.append(LateJob(job, place.start_s))
             continue
         queue.take(place)
@@ -147,7 +148,7 @@ def _bundle(view: View, each: Planned, left_dollars: float) -> Bundle | None:
 
 
 def _gains(one: LateJob, each: Planned) -> bool:
-    return one.local_start_s - each.slot.start_s > LEAST_GAIN_S
+    return one.local_start_s > each.slot.start_s
 
 
 def _why(jobs: Sequence[LateJob], each: Planned, dollars: float) -> str:

@@ -131,7 +131,7 @@ class Recorded:
         for name, remembered in self.under("idempotency:").items():
             job = self.jobs[remembered["job"]]
             assert name == f"{job['key_id']}:{job['idempotency']}"
-        assert self.mortal == {name for name in self.all if name.startswith(("idempotency:", "claim:"))}
+        assert self.mortal == {name for name in self.all if name.startswith(("idempotency:", "claim:", "leader"))}
         expected = LONE_KEYS | self.mortal | {f"job:{job_id}" for job_id in self.jobs} | {f"delivery:{id_}" for id_ in self.deliveries}
         expected |= {"jobs", "leases", "fetching", "outbox", "undelivered", *(f"lanes:{priority}" for priority in Priority)}
         expected |= {f"kept:{what}" for what in KEPT}

@@ -57,7 +57,9 @@ class JobRules(StoreMachine):
     def __init__(self, redis: RedisClient) -> None:
         super().__init__(redis)
         self.runners = {slot: Runner(slot, "0") for slot in SLOTS}
-        self.claims: list[tuple[str, Runner, Job]] = []  # all that were ever given, the oldest first, each with the id of its claim
+        self.claims: list[
+            tuple[str, Runner, Job]
+        ] = []  # all that were ever given, the oldest first, each with the id of its claim if it has one
 
     # Clients
 
@@ -121,10 +123,10 @@ class JobRules(StoreMachine):
             assert (take.id, take.attempt) not in {(earlier.id, earlier.attempt) for _, _, earlier in self.claims}
             self.claims.append((claim_id, runner, take))
 
-    @precondition(lambda self: self.claims)
+    @precondition(lambda self: any(claim_id for claim_id, _, _ in self.claims))
     @rule(which=ANY)
     def claim_once_more(self, which: int) -> None:
-        claim_id, runner, take = latest(self.claims, which)
+        claim_id, runner, take = latest([claim for claim in self.claims if claim[0]], which)
         again = self.store.claim(runner, lease_s=LEASE_S, fits_s=900.0, claim_id=claim_id)
         job = self.model.jobs.get(take.id)
         assert (again and (again.id, again.attempt)) == ((take.id, take.attempt) if job and job.is_held_by(take) else None)
@@ -188,16 +190,18 @@ class JobRules(StoreMachine):
         assert self.done(lambda: self.store.retry(take, BROKE, max_failures=MAX_FAILURES), loses_reply, may_be_lost=True) == expected
 
     @precondition(lambda self: self.claims)
-    @rule(which=ANY, loses_reply=LOSES_REPLY)
-    def release(self, which: int, loses_reply: bool) -> None:
+    @rule(which=ANY, loses_reply=LOSES_REPLY, is_burst_failed=st.sampled_from([False, False, True]))
+    def release(self, which: int, loses_reply: bool, is_burst_failed: bool) -> None:
         take = latest(self.claims, which)[2]
         job = self.holding(take)
         if job and job.cancel_requested:
             self.model.end(job, CANCELLED)
         elif job:
             self.model.totals["handbacks"] += 1
+            job.burst_failures += is_burst_failed
             self.model.requeue(job)
-        assert self.done(lambda: self.store.release(take), loses_reply, may_be_lost=True) == (job and job.state)
+        send = partial(self.store.release, take, is_burst_failed=is_burst_failed)
+        assert self.done(send, loses_reply, may_be_lost=True) == (job and job.state)
 
     @precondition(lambda self: any(job.has_lease for job in self.model.jobs.values()))
     @rule(which=SOME, is_noticed=st.booleans())
@@ -241,7 +245,7 @@ class JobRules(StoreMachine):
         elif how == "retry":
             self.retry(which, loses_reply)
         elif how == "release":
-            self.release(which, loses_reply)
+            self.release(which, loses_reply, is_burst_failed=False)
         else:
             self.keep_product(which, Stage.ASR, loses_reply)
 

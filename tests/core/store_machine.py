@@ -1,6 +1,7 @@
 """What the rules of the store's state machine share: Redis, the model beside it, and what must hold after every step."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -8,11 +9,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
+from core.bursts import Bursts
 from core.fetches import Fetches
 from core.job import JobFailure, JobState
 from core.job_store import JobStore
 from core.outbox import Outbox
 from core.redis_steps import NAMESPACE, RedisClient
+from core.retention import Kept, Retention
 from tests.core.recorded import Recorded
 from tests.core.store_model import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, StoreModel
 
@@ -20,7 +23,7 @@ Taken = TypeVar("Taken")
 ARROWS = {(QUEUED, RUNNING), (RUNNING, QUEUED), (RUNNING, SUCCEEDED), (RUNNING, FAILED), (RUNNING, CANCELLED), (QUEUED, CANCELLED)}
 ARROWS |= {(QUEUED, FAILED)}  # a source that cannot be had
 SHOWN = ("state", "stage", "progress", "attempt", "losses", "cancel_requested", "result_key", "error", "fetched")  # to who watches a job
-COUNTED = ("seq", "work_ms", "attempt", "losses", "failures", "fetch", "fetch_losses", "fetch_failures")
+COUNTED = ("seq", "work_ms", "attempt", "losses", "failures", "fetch", "fetch_losses", "fetch_failures", "burst_failures")
 BROKE = JobFailure(code="engine_failed", message="m")
 LEASE_S, MAX_LOSSES, MAX_FAILURES = 3600.0, 3, 2
 ANY = st.integers(0, 5)  # which of the latest; most steps are about what just happened, some about what is long over
@@ -37,6 +40,7 @@ class StoreMachine(RuleBasedStateMachine):
         redis.flushall()
         self.redis, self.store = redis, JobStore(redis)
         self.fetches, self.outbox = Fetches(redis, self.store), Outbox(redis, self.store)
+        self.retention, self.bursts = Retention(redis), Bursts(redis, self.store)
         self.model = StoreModel()
         self.was = Recorded(redis)
         self.may_lose = False  # whether the last step was one that may count a loss
@@ -78,7 +82,7 @@ class StoreMachine(RuleBasedStateMachine):
         """By one step of one job: what no model needs to be asked about."""
         state, then = JobState(before["state"]), JobState(after["state"])
         assert state is then or (state, then) in ARROWS
-        assert not state.is_terminal or before == after
+        assert not state.is_terminal or without_products(before) == without_products(after)
         assert int(after["attempt"]) - int(before["attempt"]) == ((state, then) == (QUEUED, RUNNING))
         assert int(after["losses"]) - int(before["losses"]) in ((0, 1) if self.may_lose else (0,))
         is_shown = any(before.get(name) != after.get(name) for name in SHOWN)
@@ -91,12 +95,32 @@ class StoreMachine(RuleBasedStateMachine):
         assert set(now.due("leases")) == {id_ for id_, job in jobs.items() if job.state is RUNNING and not job.has_lease}
         assert set(now.due("fetching")) == {id_ for id_, job in jobs.items() if job.is_fetching and job.is_fetch_due}
         assert set(now.due("outbox")) == {id_ for id_, each in deliveries.items() if each.is_due and each.outcome == "pending"}
+        kept = {what: {id_ for id_, job in jobs.items() if what in job.kept} for what in Kept}
+        assert {what: set(now.places(f"kept:{what}")) for what in Kept} == kept
+        assert set(now.places("kept:results")) - set(now.due("kept:results")) == {
+            id_ for id_, job in jobs.items() if job.results_are_held_back
+        }
+        assert now.under("burst:").keys() == self.model.bursts.keys()
+        assert sum_of_days(now) == +self.model.ledger
         counted = {name: int(by) for name, by in now.all.get("counters", {}).items()}
         assert {name: counted.get(name, 0) for name in self.model.totals} == self.model.totals
 
 
 def latest(found: Sequence[Taken], which: int) -> Taken:
     return found[-1 - which % len(found)]
+
+
+def without_products(record: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in record.items() if not name.startswith("product")}
+
+
+def sum_of_days(now: Recorded) -> Counter[str]:
+    """What was posted to the ledger, of all days together."""
+    posted = [(entry.rpartition(":")[2], int(by)) for month in now.under("ledger:").values() for entry, by in month.items()]
+    total: Counter[str] = Counter()
+    for what, by in posted:
+        total[what] += by
+    return +total
 
 
 def as_model(record: dict[str, str]) -> dict[str, object]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from core.job import Job, JobState, NewJob, Priority
 from core.job_store import SUSPECT_AFTER, Runner
+from core.retention import Kept
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = JobState
 
@@ -35,6 +36,9 @@ class ModelJob:
     fetch_failures: int = 0
     is_fetch_due: bool = True
     fetch_ended: int | None = None  # the token of the last fetch that ended
+    burst_failures: int = 0
+    kept: set[Kept] = field(default_factory=set)  # once it has ended
+    results_are_held_back: bool = False  # a delivery still needed them when they were asked for
 
     @property
     def is_pending(self) -> bool:
@@ -53,7 +57,7 @@ class ModelJob:
             "attempt": self.attempt, "losses": self.losses, "failures": self.failures, "cancel_requested": self.cancel_requested,
             "owner": self.holder and self.holder.owner, "slot": self.holder and self.holder.slot, "products": self.products,
             "result_key": self.result_key, "error": self.error, "fetch": self.fetch, "fetch_owner": self.fetcher,
-            "fetch_losses": self.fetch_losses, "fetch_failures": self.fetch_failures,
+            "fetch_losses": self.fetch_losses, "fetch_failures": self.fetch_failures, "burst_failures": self.burst_failures,
         }  # fmt: skip
 
 
@@ -86,9 +90,8 @@ class Turns:
     def leave(self, key_id: str) -> None:
         self.left[key_id] = self.turns.pop(key_id)
 
-    def serve(self, key_id: str, work_ms: int) -> None:
+    def serve(self, key_id: str) -> None:
         self.served = self.turns[key_id]
-        self.turns[key_id] += work_ms
 
 
 class StoreModel:
@@ -97,6 +100,8 @@ class StoreModel:
         self.deliveries: dict[str, ModelDelivery] = {}
         self.turns = {priority: Turns() for priority in Priority}
         self.totals: Counter[str] = Counter()
+        self.bursts: dict[str, int] = {}  # those under way, with what is reserved for each
+        self.ledger: Counter[str] = Counter()  # in millionths of a dollar; everything happens on one day
         self.submitted = 0
 
     # What there is
@@ -147,11 +152,15 @@ class StoreModel:
             self._enqueue(job)
 
     def claim(self, job: ModelJob, runner: Runner) -> None:
-        priority, key_id = job.new.options.priority, job.new.key_id
-        self.turns[priority].serve(key_id, job.work_ms)
+        turns = self.turns[job.new.options.priority]
+        turns.serve(job.new.key_id)
+        self.take(job, runner)
+        turns.left = {key: turn for key, turn in turns.left.items() if turn > turns.served}
+
+    def take(self, job: ModelJob, runner: Runner) -> None:
+        """Its lane pays for it, whoever's turn it was."""
+        self.turns[job.new.options.priority].turns[job.new.key_id] += job.work_ms
         self._dequeue(job, RUNNING)
-        served = self.turns[priority].served
-        self.turns[priority].left = {key: turn for key, turn in self.turns[priority].left.items() if turn > served}
         job.holder, job.has_lease, job.progress = runner, True, 0.0
         job.attempt += 1
         self.totals["attempts"] += 1
@@ -180,6 +189,7 @@ class StoreModel:
         job.is_fetching, job.fetcher = False, None
         job.result_key, job.error = result_key, error
         job.progress = 1.0 if state is SUCCEEDED else job.progress
+        job.kept = set(Kept)
         self.totals[state] += 1
         for number, owed in enumerate(job.new.deliveries, start=1):
             self.deliveries[f"{job.new.id}:{number}"] = ModelDelivery(str(owed["host"]))
@@ -201,6 +211,35 @@ class StoreModel:
         del self.jobs[job.new.id]
         for number in range(1, len(job.new.deliveries) + 1):
             self.deliveries.pop(f"{job.new.id}:{number}", None)
+
+    def owes(self, job: ModelJob) -> bool:
+        ids = (f"{job.new.id}:{number}" for number in range(1, len(job.new.deliveries) + 1))
+        return any(self.deliveries[id_].outcome == "pending" for id_ in ids)
+
+    def expire(self, job: ModelJob, what: Kept) -> None:
+        """Its files are gone."""
+        if what in job.kept:
+            self.totals[f"expired:{what}"] += 1
+        job.kept.discard(what)
+        if what is Kept.PRODUCTS:
+            job.products = {}
+        if what is Kept.RESULTS:
+            self.delete(job)
+
+    def intend(self, burst_id: str, jobs: list[ModelJob], runner: Runner, reserved: int) -> None:
+        for job in jobs:
+            self.take(job, runner)
+        self.bursts[burst_id] = reserved
+        self.ledger += Counter(reserved=reserved, calls=1, jobs=len(jobs))
+
+    def settle(self, burst_id: str, cost: int | None) -> None:
+        reserved = self.bursts.pop(burst_id)
+        self.ledger["reserved"] -= reserved
+        self.ledger["spent"] += reserved if cost is None else cost
+
+    @property
+    def committed(self) -> int:
+        return self.ledger["reserved"] + self.ledger["spent"]
 
     def _enqueue(self, job: ModelJob) -> None:
         self.turns[job.new.options.priority].enter(job.new.key_id)

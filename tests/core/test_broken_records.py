@@ -5,8 +5,11 @@ from collections.abc import Callable
 import pytest
 from redis.exceptions import ResponseError
 
+from core.errors import RecordBroken
 from core.job import Job, JobFailure, JobState, Priority
 from core.job_store import JobStore, Runner
+from core.leased import Lease
+from core.outbox import Outbox
 from core.redis_steps import RedisClient
 from tests.core.jobs import ALICE, ROOM_S, claim, submit
 
@@ -52,6 +55,27 @@ def test_a_broken_record_can_be_deleted(store: JobStore, redis: RedisClient, fix
     store.delete(job.id)
     assert {key for key in snapshot(redis).keys() - before if job.id in key and ":claim:" not in key} == set()
     assert store.backlog().running_jobs == 0
+
+
+@pytest.mark.parametrize("fixed", BROKEN)
+def test_a_broken_record_says_so_and_hides_no_other(store: JobStore, redis: RedisClient, fixed: str) -> None:
+    first, broken, last = (submit(store) for _ in range(3))
+    redis.hset(f"spillway:job:{broken.id}", "fixed", fixed)
+    with pytest.raises(RecordBroken, match="delete it, and send the recording again"):
+        store.get(broken.id)
+    assert [job.id for job in store.page()] == [last.id, first.id]
+    assert [job.id for job in store.page(state=JobState.QUEUED)] == [last.id, first.id]
+    redis.hdel(f"spillway:job:{broken.id}", "state")
+    assert [job.id for job in store.page(state=JobState.QUEUED)] == [last.id, first.id]
+
+
+def test_what_a_broken_record_owes_is_given_up(store: JobStore, redis: RedisClient) -> None:
+    job = submit(store, deliveries=({"kind": "webhook", "target": "https://example.org", "host": "example.org"},))
+    store.cancel(job.id)
+    redis.hset(f"spillway:job:{job.id}", "fixed", "not JSON")
+    assert Outbox(redis, store).claim(Lease("me", 60, 3)) is None
+    assert redis.hget(f"spillway:delivery:{job.id}:1", "outcome") == "failed"
+    assert redis.zcard("spillway:outbox") == redis.zcard("spillway:undelivered") == 0
 
 
 def snapshot(redis: RedisClient) -> dict[str, object]:

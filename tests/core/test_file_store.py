@@ -105,7 +105,7 @@ def test_a_file_written_again_is_replaced_whole(store: FileStore) -> None:
 
 @pytest.mark.parametrize("size", [3, 9 * MB])
 def test_what_is_written_once_is_never_replaced_but_may_be_written_again(opened: Opened, size: int) -> None:
-    key = "jobs/a/attempts/1/transcript.json"
+    key = "jobs/a/transcript-1.json"
     for _ in range(2):
         assert opened.store.write_once(key, b"a" * size).bytes == size
     with pytest.raises(FileExistsError):
@@ -120,14 +120,14 @@ def test_of_two_writers_one_wins(store: FileStore) -> None:
     def write(content: bytes) -> bytes | None:
         together.wait()
         try:
-            store.write_once("jobs/a/attempts/1/transcript.json", content)
+            store.write_once("jobs/a/transcript-1.json", content)
         except FileExistsError:
             return None
         return content
 
     with ThreadPoolExecutor(2) as pool:
         won = [content for content in pool.map(write, (b"one", b"two")) if content]
-    assert won == [store.read("jobs/a/attempts/1/transcript.json")]
+    assert won == [store.read("jobs/a/transcript-1.json")]
 
 
 def test_a_missing_file_is_said_to_be_missing(store: FileStore) -> None:
@@ -144,7 +144,7 @@ def test_only_our_own_names_are_keys(store: FileStore, key: str) -> None:
 
 
 def test_deleting_a_job_takes_all_of_it_and_nothing_else(opened: Opened) -> None:
-    for key in ("jobs/a/input", "jobs/a/attempts/1/transcript.json", "jobs/ab/input"):
+    for key in ("jobs/a/input", "jobs/a/transcript-1.json", "jobs/ab/input"):
         opened.store.write(key, b"x")
     opened.store.delete_job("a")
     assert opened.keys() == ["jobs/ab/input"]
@@ -178,11 +178,11 @@ def test_what_a_killed_process_left_half_written_is_taken_away_after_a_day(opene
 
 def test_files_are_listed_with_their_size_and_when_they_were_stored(opened: Opened) -> None:
     before = time.time()
-    for key in ("jobs/a/input", "jobs/a/attempts/1/transcript.json", "jobs/ab/input", "uploads/b"):
+    for key in ("jobs/a/input", "jobs/a/transcript-1.json", "jobs/ab/input", "uploads/b"):
         opened.store.write(key, b"four")
     growing = opened.store.start("jobs/a/products/1-asr.json")
     listed = {file.key: file for file in opened.store.listed("jobs/a")}
-    assert set(listed) == {"jobs/a/input", "jobs/a/attempts/1/transcript.json"}
+    assert set(listed) == {"jobs/a/input", "jobs/a/transcript-1.json"}
     assert listed["jobs/a/input"].bytes == 4
     assert before - 1 <= listed["jobs/a/input"].stored_at <= time.time() + 1
     assert {file.key for file in opened.store.listed("jobs")} == {*listed, "jobs/ab/input"}
@@ -239,7 +239,6 @@ def test_empty_folders_of_killed_processes_are_taken_away_after_a_day(tmp_path: 
 
 def test_a_folder_that_cannot_be_deleted_is_an_error_that_says_which(tmp_path: Path) -> None:
     store = LocalFileStore(tmp_path)
-    (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "a").write_bytes(b"no folder at all")
     with pytest.raises(StorageUnavailable, match="jobs/a cannot be deleted: Not a directory"):
         store.delete_job("a")

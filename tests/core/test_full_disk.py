@@ -36,7 +36,7 @@ def grow(store: LocalFileStore) -> StoredFile:
 WRITES: dict[str, Callable[[LocalFileStore], StoredFile]] = {
     "grown": grow,
     "replaced": lambda store: store.write("jobs/a/input", bytes(5 * MB)),
-    "written once": lambda store: store.write_once("jobs/b/attempts/1/transcript.json", bytes(5 * MB)),
+    "written once": lambda store: store.write_once("jobs/b/transcript-1.json", bytes(5 * MB)),
 }
 
 

@@ -73,8 +73,8 @@ def test_an_upload_whose_last_answer_is_lost_counts_as_done(store: BucketFileSto
     line = "uploadType=multipart" if size == 5 else "PUT .*upload_id"
     pieces = 1 if size == 5 else -(-size // PIECE_BYTES)
     cloud.faults = [Fault(line, times=pieces - 1), Fault(line, loses_reply=True)]
-    store.write_once("jobs/a/attempts/1/transcript.json", LARGE[:size])
-    assert cloud.content(bucket, "spillway/jobs/a/attempts/1/transcript.json") == LARGE[:size]
+    store.write_once("jobs/a/transcript-1.json", LARGE[:size])
+    assert cloud.content(bucket, "spillway/jobs/a/transcript-1.json") == LARGE[:size]
 
 
 @pytest.mark.parametrize("size", [5, len(LARGE)])
@@ -239,8 +239,8 @@ def test_no_credentials_at_all_are_found_out_at_the_first_use(monkeypatch: pytes
 
 
 def test_a_signed_address_downloads_a_result_without_credentials(signing_store: BucketFileStore) -> None:
-    signing_store.write("jobs/a/attempts/1/transcript.json", b"{}")
-    url = signing_store.signed_download("jobs/a/attempts/1/transcript.json", expires_s=60)
+    signing_store.write("jobs/a/transcript-1.json", b"{}")
+    url = signing_store.signed_download("jobs/a/transcript-1.json", expires_s=60)
     assert httpx.get(url).content == b"{}"
 
 

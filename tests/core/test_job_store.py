@@ -12,6 +12,7 @@ from core.job import JobFailure, JobState, Priority, Stage
 from core.job_store import JobStore, Runner, Verdict
 from core.redis_steps import RedisClient, connect
 from core.transcript import Notice
+from tests.conftest import RedisServer
 from tests.core.jobs import ALICE, BOB, ROOM_S, beat, claim, new_job, submit
 
 
@@ -370,3 +371,24 @@ def test_a_server_that_is_away_is_said_to_be_away() -> None:
         store.get("x")
     with pytest.raises(StoreUnavailable):
         store.submit(new_job(), max_queued=1)
+
+
+def test_a_beat_waits_for_no_disk(store: JobStore, redis: RedisClient) -> None:
+    submit(store)
+    job, before = claim(store), redis.info("persistence")["aof_current_size"]
+    assert beat(store, job, stage=Stage.ASR, progress=0.5, renew=True) == Verdict.HELD
+    assert (store.get(job.id).stage, store.get(job.id).progress) == (Stage.ASR, 0.5)
+    assert redis.info("persistence")["aof_current_size"] == before
+
+
+def test_a_beat_tells_a_redis_that_was_restarted_what_it_forgot(redis_server: RedisServer) -> None:
+    with connect(redis_server.url) as redis:
+        store = JobStore(redis)
+        submit(store)
+        job = claim(store)
+        beat(store, job, stage=Stage.ASR, progress=0.5, renew=True)
+        redis_server.stop()
+        redis_server.start()
+        assert beat(store, job, stage=Stage.ASR, progress=0.6, renew=True) == Verdict.HELD
+        assert (store.get(job.id).stage, store.get(job.id).progress) == (Stage.ASR, 0.6)
+        assert store.succeed(job, result_key="r") == JobState.SUCCEEDED

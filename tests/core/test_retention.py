@@ -18,6 +18,7 @@ from core.retention import HELD_BACK_S, Expired, Kept, Retention
 from core.worker_reports import WorkerReport
 from tests.core.jobs import ALICE, claim, submit
 
+LASTING = {"counters", "seq", "speed", "totals", "virtual_time", "waits", "left:normal"}
 HOOK = {"kind": "webhook", "target": "https://example.org/hook", "host": "example.org"}
 LATER_S = HELD_BACK_S + 1  # as if that much time had passed: the next look at a job that was held back
 
@@ -115,7 +116,7 @@ def test_with_its_results_a_job_leaves_nothing_in_redis(store: JobStore, redis: 
         store.get(job.id)
     lasting = [key for key in redis.scan_iter() if redis.ttl(key) == -1]
     assert [key for key in lasting if job.id in key] == []
-    assert {key.removeprefix("spillway:") for key in lasting} <= {"counters", "seq", "speed", "totals", "virtual_time", "waits"}
+    assert {key.removeprefix("spillway:") for key in lasting} <= LASTING
 
 
 def test_results_wait_until_what_the_job_owes_is_settled_and_hold_up_nobody(

@@ -119,6 +119,16 @@ def test_what_a_secret_file_holds_is_not_shown_when_it_is_wrong(tmp_path: Path) 
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize(("lease_s", "is_good"), [("7.9", False), ("8", True)])
+def test_a_lease_is_long_beside_the_pauses_of_who_takes_it_back(lease_s: str, is_good: bool) -> None:
+    given = {"SPILLWAY_LEASE_S": lease_s, "SPILLWAY_HEARTBEAT_S": "2", "SPILLWAY_SWEEP_PERIOD_S": "1"}
+    if is_good:
+        assert Settings.from_environment(given).lease_s == 8
+    else:
+        with pytest.raises(SettingsError, match="SPILLWAY_SWEEP_PERIOD_S is more than an eighth of SPILLWAY_LEASE_S"):
+            Settings.from_environment(given)
+
+
 def test_the_clients_variables_are_none_of_ours() -> None:
     assert Settings.from_environment({"SPILLWAY_URL": "http://x", "SPILLWAY_API_KEY": "k"}) == Settings.from_environment({})
 

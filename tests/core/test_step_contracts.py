@@ -50,6 +50,7 @@ def world(redis: RedisClient) -> World:
     fetching, sending = fetches.claim(ME), outbox.claim(ME)
     assert fetching is not None
     assert sending is not None
+    assert store.lead("me", ttl_s=60)
     return World(running, waiting[2], fetching, sending, store.get(sending.job.id), burst)
 
 
@@ -79,6 +80,7 @@ CALLS: dict[str, Callable[[World], list[object]]] = {
     "spend": lambda _: ["a", 10, 60_000],
     "probe": lambda _: [],
     "lead": lambda _: ["me", 5_000],
+    "resign": lambda _: ["me"],
     "expired": lambda _: ["results", 0, 10, 60_000],
     "let_go": lambda is_: ["results", is_.ended.id],
     "prune_workers": lambda _: [],
@@ -126,7 +128,7 @@ def test_a_step_whose_reply_got_lost_is_done_once(quick_redis: RedisClient, step
     after = Recorded(quick_redis)
     again = steps.run(step, *CALLS[step](is_))
     assert Recorded(quick_redis) == after
-    answers = {"submit": ["existing", NEW.id], "reclaim_expired": [], "reclaim_slot": [], "delete": 0, "burst_settled": 0}
+    answers = {"submit": ["existing", NEW.id], "reclaim_expired": [], "reclaim_slot": [], "delete": 0, "burst_settled": 0, "resign": 0}
     answers |= dict.fromkeys(SAID_ONCE, "lost")
     assert again == answers.get(step, first)
 

@@ -1,4 +1,4 @@
-"""The whole job store under whatever comes in whatever order: clients, runners, dispatchers, zombies, lost replies."""
+"""The whole job store under whatever comes in whatever order: clients, runners, dispatchers, a bridge to Modal, zombies, lost replies."""
 
 from functools import partial
 
@@ -6,11 +6,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from core.redis_steps import RedisClient
+from tests.core.rules_of_bursts import BurstRules
 from tests.core.rules_of_dispatchers import DispatcherRules
-from tests.core.rules_of_jobs import JobRules
+from tests.core.rules_of_retention import RetentionRules
 
 
-class Everybody(JobRules, DispatcherRules):
+class Everybody(BurstRules, DispatcherRules, RetentionRules):
     """Each rule does one step in Redis and in the model; then the two must say the same of every job."""
 
 

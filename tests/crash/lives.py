@@ -5,8 +5,10 @@ from typing import Any
 from uuid import uuid4
 
 from core.file_store import result_key
+from core.render import Format
+from core.retention import Kept
 from tests.conftest import wait_for
-from tests.crash.stack import PATIENCE_S, CrashStack, attempt_of
+from tests.crash.stack import PATIENCE_S, POLL_S, CrashStack, attempt_of
 from tools.crash_orders import Moment
 
 Life = Callable[[CrashStack], None]
@@ -40,7 +42,7 @@ def refused(stack: CrashStack) -> None:
 
 
 def looked_at(stack: CrashStack) -> None:
-    wait_for(lambda: stack.ask("GET", "/readyz").status_code == 200, "the service to be ready")
+    wait_for(lambda: stack.ask("GET", "/readyz").status_code == 200, "the service to be ready", every_s=POLL_S)
 
 
 def fetched(stack: CrashStack) -> None:
@@ -57,7 +59,7 @@ def fetched_noise(stack: CrashStack) -> None:
 
 def cancelled_while_it_is_fetched(stack: CrashStack) -> None:
     job = stack.name("/endless.wav")
-    wait_for(lambda: stack.was_asked(job["id"]), "the source to be asked for")
+    wait_for(lambda: stack.was_asked(job["id"]), "the source to be asked for", every_s=POLL_S)
     stack.ask("POST", f"/v1/jobs/{job['id']}/cancel")
     assert stack.ended(job["id"])["state"] == "cancelled"
 
@@ -143,13 +145,69 @@ def fetched_slowly(stack: CrashStack) -> None:
 def stopped_while_it_fetches(stack: CrashStack) -> None:
     """The dispatcher, in the middle of a source, which it hands back."""
     job = stack.name("/unhurried.wav")["id"]
-    wait_for(lambda: stack.was_asked(job), "the source to be asked for")
+    wait_for(lambda: stack.was_asked(job), "the source to be asked for", every_s=POLL_S)
     stack.terminate("dispatcher")
     _ends_with_one_result(stack, job)
 
 
 def stopped_while_it_tells(stack: CrashStack) -> None:
     _is_told(stack, "/unhurried-hook", lambda: stack.terminate("dispatcher"))
+
+
+def written_outside(stack: CrashStack) -> None:
+    """The transcript in every format, under the prefix that its client named."""
+    job = stack.send(output=stack.outputs)["id"]
+    wait_for(lambda: _deliveries(stack, job) == ["delivered"], "the outputs to be written", timeout_s=PATIENCE_S, every_s=POLL_S)
+    _ends_with_one_result(stack, job)
+    written = stack.written_outside(job)
+    assert written.keys() == set(Format)
+    assert written["txt"] == stack.text(job)
+
+
+def its_recording_expires(stack: CrashStack) -> None:
+    job = _ended(stack, stack.send()["id"])
+    _expires(stack, Kept.INPUTS, job, leaves={"products", "transcript"})
+    _ends_with_one_result(stack, job)
+
+
+def its_source_expires(stack: CrashStack) -> None:
+    job = _ended(stack, stack.name("/talk.wav")["id"])
+    _expires(stack, Kept.INPUTS, job, leaves={"products", "transcript"})
+    _ends_with_one_result(stack, job)
+
+
+def its_products_expire(stack: CrashStack) -> None:
+    """And what an attempt left that did not win."""
+    job = _ended(stack, stack.send()["id"])
+    stack.leave(result_key(job, 99))
+    _expires(stack, Kept.PRODUCTS, job, leaves={"input", "transcript"})
+    assert result_key(job, 99) not in stack.stored()
+    _ends_with_one_result(stack, job)
+
+
+def it_expires(stack: CrashStack) -> None:
+    job = _ended(stack, stack.send()["id"])
+    _expires(stack, Kept.RESULTS, job, leaves=set())
+    assert stack.ask("GET", f"/v1/jobs/{job}").status_code == 404
+
+
+def looked_for_orphans(stack: CrashStack) -> None:
+    """By a dispatcher that starts and finds that nobody has looked yet."""
+    stack.redis.delete("spillway:orphans")
+    stack.terminate("dispatcher")
+    wait_for(lambda: stack.redis.exists("spillway:orphans"), "the look for orphans", timeout_s=PATIENCE_S)
+    uploaded(stack)
+
+
+def _ended(stack: CrashStack, job_id: str) -> str:
+    assert stack.ended(job_id)["state"] == "succeeded"
+    return job_id
+
+
+def _expires(stack: CrashStack, kept: Kept, job_id: str, *, leaves: set[str]) -> None:
+    stack.runs_out(kept, job_id)
+    wait_for(lambda: not stack.is_kept(kept, job_id), f"its {kept} to be let go", timeout_s=PATIENCE_S, every_s=POLL_S)
+    assert stack.stored_of(job_id) == leaves
 
 
 def _running(stack: CrashStack, **options: Any) -> str:
@@ -190,6 +248,6 @@ def _is_told(stack: CrashStack, path: str, act: Callable[[], object] = lambda: N
     job = stack.send(callback_url=stack.outside.url(path))["id"]
     wait_for(lambda: stack.hooks(job), "the receiver to be asked", timeout_s=PATIENCE_S)
     act()
-    wait_for(lambda: _deliveries(stack, job) == ["delivered"], "the webhook to be delivered", timeout_s=PATIENCE_S)
+    wait_for(lambda: _deliveries(stack, job) == ["delivered"], "the webhook to be delivered", timeout_s=PATIENCE_S, every_s=POLL_S)
     _ends_with_one_result(stack, job)
     assert set(stack.hooks(job)) == {(f"{job}:1", "job.succeeded")}

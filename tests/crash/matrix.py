@@ -16,11 +16,12 @@ def writing(kind: str) -> tuple[str, ...]:
     return tuple(f"{what}:{kind}" for what in ("begun", "written", "synced", "placed", "kept", "discarded"))
 
 
+SCRATCH = tuple(point for point in writing("product") if not point.startswith("synced:"))  # a product need not outlive a power cut
 SERVICE: Mapping[Life, Sequence[str]] = {
     lives.uploaded: (*writing("input"), "step:submit", "wake-up:sent"),
     lives.repeated: ("deleted:job",),
     lives.refused: ("discarded:input",),
-    lives.looked_at: ("begun:probe", "discarded:probe"),
+    lives.looked_at: ("step:probe", "begun:probe", "discarded:probe"),
     lives.cancelled_while_it_runs: ("step:cancel",),
     lives.cancelled_while_it_is_fetched: ("step:cancel",),
     lives.deleted: ("deleted:job", "step:delete"),
@@ -29,7 +30,7 @@ SERVICE: Mapping[Life, Sequence[str]] = {
 WORKER: Mapping[Life, Sequence[str]] = {
     lives.uploaded: (
         "redis:worker", "redis:workers", "wake-up:received", "step:claim", "step:count_worker", "stage:decode", "stage:vad", "stage:asr",
-        *writing("product"), "step:keep", "stage:diarization", "stage:alignment", "stage:assignment", "stage:commit",
+        *SCRATCH, "step:keep", "stage:diarization", "stage:alignment", "stage:assignment", "stage:commit",
         *writing("result"), "step:finish",
     ),
     lives.begun_again: ("slot:taken",),
@@ -50,10 +51,19 @@ DISPATCHER: Mapping[Life, Sequence[str]] = {
     lives.cancelled_once_it_was_fetched: ("deleted:fetched",),
     lives.deleted_once_it_was_fetched: ("deleted:job",),
     lives.frozen_before_its_commit: ("step:reclaim_expired",),
-    lives.stopped_while_it_fetches: ("step:release_fetch",),
+    lives.stopped_while_it_fetches: ("step:release_fetch", "step:resign"),
+}
+# What the dispatcher does once a job has ended.
+AFTERWARDS: Mapping[Life, Sequence[str]] = {
     lives.told: ("step:claim_delivery", "sent:webhook", "step:end_delivery"),
     lives.told_slowly: ("step:beat_deliveries",),
     lives.stopped_while_it_tells: ("step:release_delivery",),
+    lives.written_outside: ("placed:output", "sent:output", "step:end_delivery"),
+    lives.its_recording_expires: ("step:expired", "deleted:input", "step:let_go"),
+    lives.its_source_expires: ("deleted:fetched", "step:let_go"),
+    lives.its_products_expire: ("step:expired", "deleted:product", "deleted:result", "step:let_go"),
+    lives.it_expires: ("step:expired", "deleted:job", "step:let_go"),
+    lives.looked_for_orphans: ("step:prune_workers", "redis:orphans"),
 }
 # Where the files are in a bucket: what differs from a local volume.
 IN_BUCKET: Mapping[str, Mapping[Life, Sequence[str]]] = {
@@ -72,10 +82,14 @@ IN_BUCKET: Mapping[str, Mapping[Life, Sequence[str]]] = {
     "dispatcher": {
         lives.fetched: ("placed:fetched", "kept:fetched"),
         lives.cancelled_once_it_was_fetched: ("deleted:fetched",),
+        lives.its_recording_expires: ("deleted:input",),
+        lives.its_products_expire: ("deleted:product", "deleted:result"),
+        lives.it_expires: ("deleted:input", "deleted:product", "deleted:result", "step:let_go"),
+        lives.written_outside: ("placed:output",),
     },
 }
 LANES: Mapping[str, Mapping[str, Mapping[Life, Sequence[str]]]] = {
-    "service": {"service": SERVICE},
+    "service": {"service": SERVICE, "dispatcher": AFTERWARDS},  # so that each lane takes about as long
     "worker": {"worker": WORKER},
     "dispatcher": {"dispatcher": DISPATCHER},
     "bucket": IN_BUCKET,
@@ -117,7 +131,7 @@ def kill_everywhere(folder: Path, bucket: Bucket) -> Findings:
     """In one stack for each lane, side by side."""
     findings = Findings()
     with ThreadPoolExecutor(len(LANES)) as together:
-        stacks = {lane: CrashStack(_made(folder / lane), bucket if lane == "bucket" else None) for lane in LANES}
+        stacks = {lane: CrashStack(_made(folder / lane), bucket, is_store=lane == "bucket") for lane in LANES}
         for running in [together.submit(_kill_all, lane, stack, findings) for lane, stack in stacks.items()]:
             running.result()
     return findings

@@ -15,6 +15,7 @@ from uuid import uuid4
 import httpx
 from redis import Redis
 
+from core.retention import Kept
 from tests.conftest import wait_for
 from tests.dispatcher.source_server import SourceServer, Visit, file
 from tests.gcs_server import CloudServer
@@ -50,12 +51,12 @@ class Bucket:
 class CrashStack(ScriptedStack):
     """A context: inside it `orders` says who dies where, and `outside` is the web that sources and webhooks are on."""
 
-    def __init__(self, folder: Path, bucket: Bucket | None = None) -> None:
-        """Its files are in the bucket, if there is one."""
+    def __init__(self, folder: Path, bucket: Bucket, *, is_store: bool) -> None:
+        """Its files are in the bucket if `is_store`; outputs are written beside them."""
         self.orders = CrashOrders(folder / "orders")
-        self._files, self._bucket = folder / "files", bucket
-        place = {"SPILLWAY_FILE_STORE": f"gs://{bucket.name}/{PREFIX}"} if bucket else {}
-        super().__init__(folder, SETTINGS | place, lambda program: killable(program, self.orders))
+        self._files, self._bucket, self._is_store = folder / "files", bucket, is_store
+        place = {"SPILLWAY_FILE_STORE": f"gs://{bucket.name}/{PREFIX}"} if is_store else {}
+        super().__init__(folder, SETTINGS | place, launched=lambda program: killable(program, self.orders))
 
     def __enter__(self) -> "CrashStack":
         self.released = threading.Event()  # lets go of what hangs outside
@@ -190,9 +191,37 @@ class CrashStack(ScriptedStack):
 
     def stored(self) -> set[str]:
         """Keys of what is in the file store."""
-        if self._bucket:
+        if self._is_store:
             return {name.removeprefix(f"{PREFIX}/") for name in self._bucket.cloud.names(self._bucket.name)}
         return {str(path.relative_to(self._files)) for path in self._files.glob("jobs/**/*")}
+
+    def stored_of(self, job_id: str) -> set[str]:
+        """What there is of a job: `input`, `products`, `transcript`."""
+        return {key.split("/")[2].partition("-")[0] for key in self.stored() if key.startswith(f"jobs/{job_id}/")}
+
+    def leave(self, key: str) -> None:
+        """A file in a job's folder that no record names."""
+        if self._is_store:
+            self._bucket.cloud.put(self._bucket.name, f"{PREFIX}/{key}", b"left")
+        else:
+            (self._files / key).write_bytes(b"left")
+
+    @property
+    def outputs(self) -> str:
+        return f"gs://{self._bucket.name}/outputs"
+
+    def written_outside(self, job_id: str) -> dict[str, str]:
+        """Format → what was written in it."""
+        prefix = f"outputs/{job_id}."
+        names = [name for name in self._bucket.cloud.names(self._bucket.name) if name.startswith(prefix)]
+        return {name.removeprefix(prefix): self._bucket.cloud.content(self._bucket.name, name).decode() for name in names}
+
+    def runs_out(self, kept: Kept, job_id: str) -> None:
+        """As if its lifetime had passed: nobody sleeps here."""
+        assert self.redis.zadd(f"spillway:kept:{kept}", {job_id: 1.0}, xx=True, ch=True) == 1
+
+    def is_kept(self, kept: Kept, job_id: str) -> bool:
+        return self.redis.zscore(f"spillway:kept:{kept}", job_id) is not None
 
     def half_files(self) -> int:
         """Left by processes that died while they wrote them: the next that starts a day later takes them away."""

@@ -37,8 +37,9 @@ WRITES = {
     "local_copy": ("copied",),
     "delete": ("deleted",),
     "delete_job": ("deleted",),
+    "tidy": (),  # what it takes away nobody has for a day, and nobody reads
 }
-READS = {"read", "free_bytes", "fault"}
+READS = {"read", "listed", "key_of", "free_bytes", "fault"}
 OF_A_BUCKET = ("placed:", "copied:", "deleted:")  # other code than on a local volume
 # A service that died between an upload and its record leaves files that no record tells of; of these moments alone.
 ORPHANED = {Moment("service", f"{what}:input") for what in ("synced", "placed", "kept", "discarded")}

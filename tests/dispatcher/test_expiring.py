@@ -115,10 +115,10 @@ def lasting(**over: float) -> Lifetimes:
     return {**FOR_EVER, **{Kept(kept): lifetime_s for kept, lifetime_s in over.items()}}
 
 
-WHOLE = {"input", "products/1-asr.json", "products/2-asr.json", "attempts/1/transcript.json", "attempts/2/transcript.json"}
+WHOLE = {"input", "products/1-asr.json", "products/2-asr.json", "transcript-1.json", "transcript-2.json"}
 WITHOUT: dict[str, set[str]] = {
     "inputs": {"input"},
-    "products": {"products/1-asr.json", "products/2-asr.json", "attempts/1/transcript.json"},
+    "products": {"products/1-asr.json", "products/2-asr.json", "transcript-1.json"},
     "results": WHOLE,
 }
 
@@ -169,7 +169,7 @@ def test_results_wait_for_their_deliveries(local: Box, monkeypatch: pytest.Monke
     monkeypatch.setattr("core.retention.HELD_BACK_S", 0.05)  # a clock, as good as
     expirer = local.expirer(ALL_OVER)
     stepped(expirer, lambda: not local.has(free), "the job that owes nothing to go")
-    assert local.kept(job_id) >= {"attempts/2/transcript.json"}
+    assert local.kept(job_id) >= {"transcript-2.json"}
     delivery = outbox.claim(Lease("me", 60, 3))
     assert delivery
     outbox.end(delivery, DeliveryState.DELIVERED, Answer())

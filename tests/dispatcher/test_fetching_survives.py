@@ -87,5 +87,6 @@ def test_a_dispatcher_that_is_told_to_stop_does_not_wait_for_a_slow_server(
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
     assert box.fetches.claim(Lease("next", 60, 3)) is not None
+    assert box.jobs.lead("next", ttl_s=10)
     assert box.jobs.get(job_id).fetch_failures == 0
     assert box.left() == []

@@ -210,7 +210,7 @@ def test_the_command_lists_everything_and_deletes_when_it_is_told_to(
     assert orphans.main([]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "young\tjobs/lost/input\t4",
-        "missing\tjobs/done/attempts/1/transcript.json",
+        "missing\tjobs/done/transcript-1.json",
         "0 old files without a job (0 bytes), 1 young ones that may yet get one, 1 files that jobs lack",
     ]
     monkeypatch.setattr("dispatcher.orphans.SAFE_AGE_S", -60.0)

@@ -34,7 +34,7 @@ def test_files_and_sources_in_a_bucket(client: SpillwayClient, cloud: CloudServe
         assert job.state == "succeeded", job.error
         assert json.loads(client.transcript(job.id))["segments"]
         assert cloud.content(bucket, f"spillway/jobs/{job.id}/{recording}") == SAMPLE.read_bytes()
-        assert f"spillway/jobs/{job.id}/attempts/1/transcript.json" in cloud.names(bucket)
+        assert f"spillway/jobs/{job.id}/transcript-1.json" in cloud.names(bucket)
         client.delete(job.id)
     assert [name for name in cloud.names(bucket) if "/jobs/" in name] == []
     assert cloud.content(bucket, "talks/service desk.flac") == SAMPLE.read_bytes()

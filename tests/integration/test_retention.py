@@ -27,7 +27,7 @@ def test_an_ended_job_goes_by_and_by_and_a_running_one_keeps_all_it_needs(stack:
     done = stack.client.wait(poison.id)
     running = stack.submit({"seconds": 60})
     assert (done.attempt, done.expires_at is None) == (2, False)
-    wait_for(lambda: files(done.id) == ["attempts/2/transcript.json"], "recording and products to be deleted")
+    wait_for(lambda: files(done.id) == ["transcript-2.json"], "recording and products to be deleted")
     assert "attempt 2" in stack.client.transcript(done.id, format="txt")
 
     wait_for(lambda: not (tmp_path / "files" / "jobs" / done.id).exists(), "the job to be deleted")

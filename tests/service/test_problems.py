@@ -12,7 +12,7 @@ from tests.service.box import Box
 # Raised where models run, where sources are fetched, or before the process serves; kept in a job's record, never answered to a request.
 NOT_OVER_HTTP = {
     errors.OutOfMemory, errors.EngineFailed, errors.ModelMissing, errors.ModelSourceAway, errors.SettingsError,
-    errors.SourceRefused, errors.SourceUnreachable, errors.SourceTooLarge,
+    errors.SourceRefused, errors.SourceUnreachable, errors.SourceTooLarge, errors.InputLost,
 }  # fmt: skip
 ABSTRACT = {errors.SpillwayError, errors.CallerError, errors.OurError}
 

@@ -99,6 +99,18 @@ def test_a_cursor_whose_job_was_deleted_is_refused_by_name(box: Box) -> None:
     assert (response.status_code, response.get_json()["field"]) == (422, "cursor")
 
 
+def test_a_job_whose_record_is_broken_says_so_and_can_be_deleted(box: Box) -> None:
+    broken, good = box.submitted(), box.submitted()
+    box.redis.hset(f"spillway:job:{broken}", "fixed", "not JSON")
+    response = box.http.get(f"/v1/jobs/{broken}")
+    assert (response.status_code, response.get_json()["code"]) == (500, "record_broken")
+    assert "delete it, and send the recording again" in response.get_json()["detail"]
+    assert [job["id"] for job in box.http.get("/v1/jobs").get_json()["jobs"]] == [good]
+    assert box.http.delete(f"/v1/jobs/{broken}").status_code == 204
+    assert box.http.get(f"/v1/jobs/{broken}").status_code == 404
+    assert box.stored_files() == [f"jobs/{good}/input"]
+
+
 def test_a_list_can_be_of_one_state(box: Box) -> None:
     ended, waiting = succeeded(box), box.submitted()
     assert [job["id"] for job in box.http.get("/v1/jobs?state=queued").get_json()["jobs"]] == [waiting]

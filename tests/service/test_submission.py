@@ -52,6 +52,13 @@ def test_a_recording_becomes_a_queued_job_and_one_wake_up(box: Box) -> None:
     assert box.wakeups == 1
 
 
+def test_a_recording_is_synced_with_its_name_and_that_of_its_folder(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    assert box.submit().status_code == 202
+    assert len(synced) == 3
+
+
 def test_options_may_stand_before_and_after_the_file(box: Box) -> None:
     response = post(box, form(field_part("language", b"de"), file_part(wav(1)), field_part("align", b"false")))
     assert response.status_code == 202

@@ -18,7 +18,7 @@ from core.crash_points import passed
 from tools.crash_orders import CrashOrders
 CrashOrders(Path(sys.argv[1])).obey(sys.argv[2])
 passed("step", "claim")
-passed("placed", f"jobs/{'0' * 32}/attempts/2/transcript.json")
+passed("placed", f"jobs/{'0' * 32}/transcript-2.json")
 """
 CLAIM, RESULT = Moment("worker", "step:claim"), Moment("worker", "placed:result")
 

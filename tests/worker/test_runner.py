@@ -1,5 +1,6 @@
 """The runner between a real Redis, a real ffmpeg and an engine of the test's own."""
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_a_runner_that_lost_its_lease_leaves_no_result(box: Box) -> None:
     runner.work()
     assert box.store.get(job.id).state == JobState.QUEUED
     with pytest.raises(FileNotFoundError):
-        box.files.read(f"jobs/{job.id}/attempts/1/transcript.json")
+        box.files.read(f"jobs/{job.id}/transcript-1.json")
 
 
 def test_the_callers_error_fails_the_job_at_once_with_its_message(box: Box) -> None:
@@ -284,7 +285,19 @@ def test_an_attempt_that_lost_its_job_never_speaks_for_its_successor(box: Box) -
     done = box.store.get(job.id)
     assert (done.state, done.attempt, done.losses) == (JobState.SUCCEEDED, 2, 0)
     with box.files.local_copy(done.result_key or "") as result:
-        assert [path.parent.name for path in result.parent.parent.glob("*/transcript.json")] == ["2"]
+        assert [path.name for path in result.parent.glob("transcript-*")] == ["transcript-2.json"]
+
+
+def test_a_job_waits_for_the_disk_with_its_result_alone(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def transcribe(work: Work) -> Transcript:
+        work.keep(Stage.ASR, b"words")
+        return transcript(work)
+
+    job, synced = box.submit(), []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    box.runner(transcribe).work()
+    assert box.store.get(job.id).state == JobState.SUCCEEDED
+    assert len(synced) == 2  # its bytes, its name in the job's folder
 
 
 def test_a_missing_stage_product_is_made_again(box: Box) -> None:

@@ -189,7 +189,7 @@ def test_a_call_that_was_preempted_and_run_twice_has_one_result(box: BurstBox) -
     box.until_settled()
     assert len(box.heard) == 2
     assert state(box, job) == (JobState.SUCCEEDED, 1, 0, 0)
-    assert box.files_of(job) == ["attempts/1/transcript.json", "input"]
+    assert box.files_of(job) == ["input", "transcript-1.json"]
 
 
 def test_a_call_that_no_container_has_begun_is_taken_back(box: BurstBox) -> None:

@@ -90,7 +90,7 @@ def test_whoever_comes_after_brings_it_to_its_end(box: BurstBox, death: Death) -
     if not death.comes_home:
         runs_here(box, job)
     else:
-        assert box.files_of(job) == ["attempts/1/transcript.json", "input"]
+        assert box.files_of(job) == ["input", "transcript-1.json"]
     assert len(box.server.calls) == death.calls
     assert box.ledger().spent_usd == pytest.approx(death.spent_usd)
     assert (box.ledger().reserved_usd, box.ledger().calls, box.ledger().jobs) == (0, 1, 1)

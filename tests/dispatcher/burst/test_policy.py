@@ -35,6 +35,15 @@ def test_a_container_that_would_be_early_is_waited_with() -> None:
     assert decision.starts_in_s["new"] == pytest.approx(820)
 
 
+def test_jobs_that_are_overdue_stay_as_far_as_the_box_starts_them_sooner_than_the_cloud_could() -> None:
+    nearly_free = Local((Gpu((RunningJob(HOUR_S, 10.0),)),), 15.0, jobs_in_flight_max=1)
+    pending = tuple(job(f"j{i}", audio_s=10 * MINUTE_S, age_s=HOUR_S) for i in range(9))
+    assert sent(replace(VIEW, local=nearly_free, pending=pending)) == [
+        "j2",
+        "j3",
+    ]  # they take 40 s each here: j1 would start in 41 s, j2 in 81 s
+
+
 def test_too_little_work_brings_up_no_container() -> None:
     decision = decided(replace(VIEW, pending=overdue(1, audio_s=5 * MINUTE_S)))
     assert decision.bundles == ()
@@ -146,6 +155,10 @@ def test_a_container_gets_its_next_call_when_it_is_nearly_free_and_not_before() 
     pending = overdue(1)
     assert sent(replace(VIEW, pending=pending, cloud=replace(CLOUD, calls=(call("c", has_started=True, since_s=5),)))) == []
     assert sent(replace(VIEW, pending=pending, cloud=replace(CLOUD, calls=(call("c", has_started=True, since_s=19),)))) == ["j0"]
+
+
+def test_a_container_is_wanted_for_as_long_as_a_call_waits_for_it() -> None:
+    assert decided(replace(VIEW, cloud=replace(CLOUD, calls=(call("c"),)))).containers_wanted == 1
 
 
 def test_a_call_that_has_not_started_is_taken_back_for_a_gpu_that_would_be_idle() -> None:
