@@ -48,7 +48,8 @@ def job(name: str, recording: Path, ffmpeg: str, **more: Any) -> BundleJob:
 def in_bucket(files: FileStore, bucket: str, name: str, ffmpeg: str) -> Bundle:
     """One short job whose recording is there."""
     stored = files.write(input_key(name), SPEECH[0].read_bytes())
-    return Bundle(file_store=f"gs://{bucket}/spillway", deadline_s=120, jobs=(job(name, SPEECH[0], ffmpeg, input_key=stored.key),))
+    recording = job(name, SPEECH[0], ffmpeg, input_key=stored.key, input_sha256=stored.sha256)
+    return Bundle(file_store=f"gs://{bucket}/spillway", deadline_s=120, jobs=(recording,))
 
 
 def run(transcriber: Any, bundle: Bundle, recordings: dict[str, bytes] | None = None) -> Reply:
