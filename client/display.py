@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from client.models import Delivery, Job, Queue
+from client.models import Bursts, Delivery, Job, Queue
 
 SPEAKER_STYLES = ("cyan", "magenta", "green", "yellow", "blue", "red")
 STAGES = {
@@ -99,7 +99,7 @@ def show_job(console: Console, job: Job) -> None:
     rows = {
         "id": job.id, "file": job.filename, "from": job.source, "state": job.state, "at": f"{at.text} ({at.fraction:.0%})",
         "audio": _length(job), "starts about": job.estimated_start, "created": job.created_at,
-        "started": job.started_at, "finished": job.finished_at, "runners lost": job.losses or None,
+        "started": job.started_at, "finished": job.finished_at, "on": job.runner, "runners lost": job.losses or None,
         "error": job.error and f"{job.error.code}: {job.error.message}",
     }  # fmt: skip
     for name, value in rows.items():
@@ -144,6 +144,14 @@ def show_queue(console: Console, queue: Queue) -> None:
         fitness = "yes" if worker.fit else f"no: {worker.reason}"
         table.add_row(*(Text(cell) for cell in (worker.slot, fitness, worker.device, worker.model, str(worker.jobs_in_flight))))
     console.print(table if queue.workers else "no worker has been heard of lately")
+    if queue.burst.enabled or queue.burst.calls:
+        console.print(_bursts(queue.burst), highlight=False)
+
+
+def _bursts(burst: Bursts) -> str:
+    spent = f"${burst.today_usd:.2f} of ${burst.day_cap_usd:.2f} today, ${burst.month_usd:.2f} of ${burst.month_cap_usd:.2f} this month"
+    paused = f"; paused: {burst.reason}" if burst.paused else ""
+    return f"bursts to Modal: {burst.calls} under way with {burst.jobs} jobs; {spent}{paused}"
 
 
 def clock(seconds: float) -> str:

@@ -29,6 +29,7 @@ class Job:
     stage: str | None
     progress: float  # 0 to 1
     attempt: int
+    runner: str | None  # local or modal, where its last attempt runs or ran
     losses: int
     queue_position: int | None  # jobs before it
     waiting_for: str | None  # models, worker or turn, while it is queued
@@ -101,6 +102,27 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class Bursts:
+    """Of jobs to Modal; money by the box's own ledger, in dollars."""
+
+    enabled: bool
+    paused: bool
+    reason: str  # of the pause
+    calls: int  # under way
+    jobs: int  # in those calls
+    day_cap_usd: float
+    today_usd: float  # spent, and what calls under way may still cost
+    month_cap_usd: float
+    month_usd: float
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> Self:
+        known = {field.name: answer[field.name] for field in fields(cls) if field.name in answer}
+        costs = {day["day"]: day["spent_usd"] + day["reserved_usd"] for day in answer["days"]}
+        return cls(**known, today_usd=costs.get(answer["today"], 0.0), month_usd=sum(costs.values()))
+
+
+@dataclass(frozen=True)
 class Queue:
     queued_jobs: int
     queued_audio_s: float
@@ -110,10 +132,12 @@ class Queue:
     real_time_factor: float | None
     estimated_wait_s: float | None
     workers: tuple[Worker, ...]
+    burst: Bursts
 
     @classmethod
     def read(cls, answer: Mapping[str, Any]) -> Self:
         known = {field.name: answer[field.name] for field in fields(cls)}
+        known["burst"] = Bursts.read(answer["burst"])
         known["workers"] = tuple(Worker(**{field.name: worker[field.name] for field in fields(Worker)}) for worker in answer["workers"])
         return cls(**known)
 

@@ -27,6 +27,7 @@ class BurstView(BaseModel):
     target_wait_s: float
     day_cap_usd: float
     month_cap_usd: float
+    today: str = Field(description="As the days are named, by Redis' clock.")
     days: list[LedgerDay] = Field(description="Of this month, those with a call.")
 
 
@@ -49,6 +50,7 @@ class BurstAccounts:
             target_wait_s=self._settings.target_wait_s,
             day_cap_usd=self._settings.burst_day_usd,
             month_cap_usd=self._settings.burst_month_usd,
+            today=self._bursts.today(),
             days=[LedgerDay(**day.__dict__) for day in self._days()],
         )
 

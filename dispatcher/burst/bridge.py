@@ -24,7 +24,7 @@ from dispatcher.burst.settling import Money, failure_of
 log = logger("dispatcher.burst")
 SLOT = "modal"
 ME = Runner(SLOT, "bridge")  # of whichever dispatcher leads: the attempt is the fence
-STOP_S = 5.0
+STOP_S = 3.0  # a question to Modal may take longer, and is left behind
 OVERDUE = "overdue"
 
 

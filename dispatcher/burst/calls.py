@@ -18,7 +18,7 @@ from core.settings import Settings, variable
 Answer = TypeVar("Answer")
 ASK_TIMEOUT_S = 20.0  # a peer that takes connections and says nothing held the client for minutes (research: over 150 s)
 SEND_TIMEOUT_S = 60.0
-CLOSE_S = 5.0
+CLOSE_S = 2.0
 SLOWEST_UPLOAD = 100_000.0  # bytes per second; slower and a burst is no help
 MOST_HUNG = 8  # calls whose time is up and that have not come back
 

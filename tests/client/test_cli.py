@@ -15,10 +15,12 @@ from client.arguments import OPTIONS
 from client.cli import main
 from client.display import clock, live_progress, progress_of, show_deliveries, show_transcript
 from client.models import Attempt, Delivery, Download, Job
+from core.bursts import BurstOutlook, Bursts, Caps
 from core.job import JobOptions, Stage
-from core.job_store import JobStore
+from core.job_store import JobStore, Runner
 from core.leased import Lease
 from core.outbox import Answer, DeliveryState, Outbox
+from core.redis_steps import connect
 from tests.conftest import ROOT, free_port, wait_for
 from tests.service.box import RUNNER, TRANSCRIPT, RunningService, wav
 
@@ -54,6 +56,25 @@ def test_transcribe_writes_a_file_in_the_format_of_its_name(recording: str, tmp_
     assert main(["transcribe", recording, "--output", str(tmp_path / "talk.srt")]) == 0
     assert "-->" in (tmp_path / "talk.srt").read_text()
     assert capsys.readouterr().out == ""
+
+
+def test_the_queue_tells_of_bursts_and_a_job_of_where_it_runs(
+    recording: str, url: str, jobs: JobStore, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> str:
+        assert main([*arguments, "--url", url]) == 0
+        return capsys.readouterr().out
+
+    assert "bursts" not in said("queue")
+    job_id = said("submit", recording).strip()
+    with connect(redis_url) as redis:
+        bursts = Bursts(redis, jobs)
+        bursts.post(0.25)
+        bursts.intend("b", [job_id], Runner("modal", "bridge"), lease_s=60, reserve_usd=0.1, caps=Caps(1, 25))
+        bursts.tell(BurstOutlook(is_paused=True, reason="Modal is not to be reached", why=()), ttl_s=60)
+    line = "bursts to Modal: 1 under way with 1 jobs; $0.35 of $1.00 today, $0.35 of $25.00 this month; paused: Modal is not to be reached"
+    assert line in " ".join(said("queue").split())
+    assert "modal" in said("status", job_id)
 
 
 def test_jobs_are_followed_by_their_id(recording: str, url: str, jobs: JobStore, capsys: pytest.CaptureFixture[str]) -> None:

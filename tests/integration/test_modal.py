@@ -19,28 +19,12 @@ from core.storage import open_file_store
 from core.transcript import Transcript
 from tests.gcs_server import CloudServer
 from tests.integration.conftest import LIBRIVOX
-from tests.modal_box import ContainerProcess, lay_out
-from tests.modal_deployment import DeployableServer, checkout_of, deployed
+from tests.modal_deployment import DeployableServer
 from tests.modal_server import Conduct
 
 pytestmark = pytest.mark.models
 SPEECH = sorted(LIBRIVOX.glob("*.flac"))[:2]
 OPTIONS = JobOptions(diarize=False)
-
-
-@pytest.fixture(scope="session")
-def modal_server(
-    tmp_path_factory: pytest.TempPathFactory, model_dir: Path, ffmpeg: str, cloud_session: CloudServer
-) -> Iterator[DeployableServer]:
-    folder = tmp_path_factory.mktemp("modal")
-    here = {"SPILLWAY_DEVICE": "cpu", "SPILLWAY_GPU_STACK": "none", "SPILLWAY_MODEL_DIR": str(model_dir), "SPILLWAY_FFMPEG": ffmpeg}
-    here |= {"SPILLWAY_FILE_STORE_DIR": str(folder / "files"), "STORAGE_EMULATOR_HOST": cloud_session.url}
-    with DeployableServer() as server:
-        deployment = deployed(server, checkout_of(folder / "checkout"), SPILLWAY_ASR_MODEL="faster-whisper-tiny.en")
-        container = ContainerProcess(folder / "app", lay_out(deployment, folder / "app") | here)
-        server.remote = container.run
-        yield server
-        container.close()
 
 
 @pytest.fixture

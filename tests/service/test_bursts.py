@@ -23,6 +23,7 @@ def test_the_queue_tells_what_bursts_cost_by_day_and_why_they_pause(box: Box) ->
     bursts.tell(BurstOutlook(is_paused=True, reason="Modal refuses the token", why=("two jobs would wait too long",)), ttl_s=60)
     burst = box.http.get("/v1/queue").get_json()["burst"]
     assert burst["days"] == [{"day": bursts.today(), "spent_usd": 0.03, "reserved_usd": 0.1, "calls": 2, "jobs": 2}]
+    assert burst["today"] == bursts.today()
     assert (burst["calls"], burst["jobs"], burst["paused"], burst["reason"]) == (1, 1, True, "Modal refuses the token")
     assert burst["why"] == ["two jobs would wait too long"]
     assert box.http.get(f"/v1/jobs/{second}").get_json()["runner"] == "modal"

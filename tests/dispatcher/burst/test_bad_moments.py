@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -376,3 +377,17 @@ def test_a_receipt_that_says_less_than_a_result_costs_the_job_a_try_and_no_more(
     box.until_settled()
     assert state(box, job) == (JobState.QUEUED, 1, 0, 1)
     assert box.store.claim(Runner("gpu0", "boot"), lease_s=60, fits_s=10) is not None
+
+
+def test_a_dispatcher_stops_within_seconds_though_modal_is_silent(box: BurstBox) -> None:
+    box.ask_timeout_s = 60
+    box.bridge = box.another()
+    box.server.conducts = [Conduct(ends=threading.Event())]
+    box.begin(box.box.submit())
+    call_kept(box)
+    box.server.heard.clear()
+    box.server.faults = [Fault("FunctionGetOutputs", is_silent=True, times=100)]
+    wait_for(lambda: "FunctionGetOutputs" in box.server.heard, "Modal to be asked")
+    begun = time.monotonic()
+    box.bridge.close()
+    assert time.monotonic() - begun < 7  # Docker gives it 15 s with all that it does
