@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from core.crash_points import passed
 from core.job_store import WAIT_BOUNDS_S, JobStore, Runner
 from core.leased import milliseconds as _ms
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
@@ -107,10 +108,12 @@ class Bursts:
         if faded:
             with redis_away():
                 self._redis.hset(self._key("burst_figures"), mapping=faded)
+                passed("redis", "burst_figures")
 
     def tell(self, outlook: BurstOutlook, *, ttl_s: float) -> None:
         with redis_away():
             self._redis.set(self._key("burst_outlook"), json.dumps(asdict(outlook)), px=_ms(ttl_s))
+            passed("redis", "burst_outlook")
 
     def outlook(self) -> BurstOutlook | None:
         """What the dispatcher made of it last; None when none leads, or bursts are off."""

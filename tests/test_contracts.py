@@ -29,7 +29,7 @@ OFFENCES = [
     (
         "dispatcher/sweep.py",
         "import torch",
-        "dispatcher carries neither the ML stack nor a web framework; Modal enters by its bridge alone",
+        "dispatcher carries neither the ML stack nor a web framework; Modal enters by one module alone",
     ),
     ("client/errors.py", "import core.errors", "client imports none of ours"),
     ("worker/leases.py", "import client.models", "the service, the worker and the dispatcher do not import the client"),

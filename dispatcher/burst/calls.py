@@ -6,7 +6,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 from typing import Any, TypeVar
 
 import modal
@@ -59,12 +58,14 @@ class ModalCalls:
     def __init__(self, place: Place, *, ask_timeout_s: float = ASK_TIMEOUT_S, send_timeout_s: float = SEND_TIMEOUT_S) -> None:
         self._place, self._ask_timeout_s, self._send_timeout_s = place, ask_timeout_s, send_timeout_s
         self._hung: list[threading.Thread] = []
+        self._connected: modal.Client | None = None
 
     def spawn(self, bundle: Bundle, recordings: Mapping[str, bytes]) -> str:
         """The call's id. A failure says that nothing was started, save `Why.BROKE`: then nobody knows."""
         timeout_s = self._send_timeout_s + sum(map(len, recordings.values())) / SLOWEST_UPLOAD
         try:
-            return str(self._bounded(lambda: self._method.spawn(bundle.plain(), dict(recordings)).object_id, timeout_s))
+            method = self._asked(self._found)  # so that a Modal that is not to be reached is known to have begun nothing
+            return str(self._bounded(lambda: method.spawn(bundle.plain(), dict(recordings)).object_id, timeout_s))
         except TimeoutError:
             raise CallFailed(Why.BROKE, f"Modal did not take the call within {timeout_s:.0f} s") from None
 
@@ -99,13 +100,19 @@ class ModalCalls:
 
     def close(self) -> None:
         """Lets go of what the client holds, if Modal was ever asked."""
-        if "_client" in self.__dict__:
+        if self._connected is not None:
             with suppress(CallFailed, TimeoutError):
-                self._bounded(self._client.close, CLOSE_S)
+                self._bounded(self._connected.close, CLOSE_S)
 
-    @cached_property
+    @property
     def _client(self) -> modal.Client:
-        """Connects at its first use; a process that forks afterwards would have to make its own."""
+        """Connects at its first use; a process that forks afterwards would have to make its own. Without a lock, which an attempt that
+        hangs for a minute would hold: two threads may connect, and one connection be forgotten."""
+        if self._connected is None:
+            self._connected = self._connect()
+        return self._connected
+
+    def _connect(self) -> modal.Client:
         if not (self._place.token_id and self._place.token_secret):
             names = f"{variable('modal_token_id')} and {variable('modal_token_secret')}"
             raise CallFailed(Why.REFUSED, f"there is no token for Modal: set {names} (modal.com, Settings, API tokens)")
@@ -115,6 +122,11 @@ class ModalCalls:
     def _method(self) -> Any:
         found = modal.Cls.from_name(self._place.app, "Transcriber", environment_name=self._place.environment, client=self._client)
         return found().run
+
+    def _found(self) -> Any:
+        method = self._method
+        method.hydrate()
+        return method
 
     def _call(self, call_id: str) -> Any:
         return modal.FunctionCall.from_id(call_id, client=self._client)

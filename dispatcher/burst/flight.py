@@ -206,7 +206,9 @@ class Pilot:
         while True:
             try:
                 return self._cargo.landed(receipt)
-            except (DiskFull, StorageUnavailable) as error:
+            except FileExistsError:
+                raise
+            except (DiskFull, StorageUnavailable, OSError) as error:
                 if receipt.job_id not in flight.jobs:
                     return None
                 if not is_told:  # said once: it may last for hours

@@ -27,6 +27,8 @@ BESIDE = {
     **dict.fromkeys(
         ("step:burst", "step:burst_called", "step:burst_settled"), "no burst here: tests/dispatcher/burst/test_deaths.py dies after each"
     ),
+    "redis:burst_figures": "one measurement of Modal more or less",
+    "redis:burst_outlook": "it is told anew every few seconds, and forgotten by itself",
     "redis:api_keys": "a key is made, and revoked, by hand",
 }
 # What each method that changes the file store leaves behind, as its crash points tell it.

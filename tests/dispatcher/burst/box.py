@@ -43,7 +43,7 @@ class BurstBox:
         self.bucket: str | None = None
         self.calls: type[ModalCalls] = ModalCalls
         self.place = Place("spillway", None, "ak-test", "as-test")
-        self.startup_s, self.ask_timeout_s, self.caps = 60.0, 5.0, Caps(1.0, 25.0)
+        self.startup_s, self.ask_timeout_s, self.send_timeout_s, self.caps = 60.0, 5.0, 5.0, Caps(1.0, 25.0)
         self._built: list[Bridge] = []
         self.heard: list[Bundle] = []
         self.says: Says = succeeded
@@ -55,7 +55,7 @@ class BurstBox:
         """As the next dispatcher builds it: it knows nothing but what is in Redis."""
         cargo = Cargo(self.box.files, self.box.ffmpeg, self.bucket)
         self.gauges = Gauges(self.bursts, lambda: self.own_stacks, timeout_s=600)
-        calls = self.calls(self.place, ask_timeout_s=self.ask_timeout_s, send_timeout_s=self.ask_timeout_s)
+        calls = self.calls(self.place, ask_timeout_s=self.ask_timeout_s, send_timeout_s=self.send_timeout_s)
         built = Bridge(
             self.store,
             self.bursts,

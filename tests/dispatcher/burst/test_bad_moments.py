@@ -153,14 +153,17 @@ def test_a_bundle_of_sixty_four_is_one_call(box: BurstBox, monkeypatch: pytest.M
     assert (len(box.server.calls), box.ledger().jobs) == (1, 64)
 
 
-def test_a_full_disk_is_waited_for_with_the_results_in_hand(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [DiskFull("full"), OSError(5, "Input/output error")], ids=["full", "broken"])
+def test_a_file_store_that_takes_nothing_is_waited_for_with_the_results_in_hand(
+    box: BurstBox, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
     job, has_room, tries = box.box.submit(), threading.Event(), threading.Semaphore(0)
     write_once = box.box.files.write_once
 
     def written(key: str, content: bytes) -> StoredFile:
         tries.release()
         if not has_room.is_set():
-            raise DiskFull("full")
+            raise fault
         return write_once(key, content)
 
     monkeypatch.setattr(box.box.files, "write_once", written)

@@ -12,7 +12,7 @@ from core.job import Job, JobState
 from core.job_store import Runner
 from dispatcher.burst.calls import Place
 from dispatcher.burst.flight import Recall
-from tests.conftest import wait_for
+from tests.conftest import free_port, wait_for
 from tests.dispatcher.burst.box import DOLLARS_PER_S, RESERVE_USD, SECONDS, STACK, WHOLE_USD, BurstBox, ended, succeeded
 from tests.modal_server import Conduct, Result, crashed, raised, raised_unknown, timed_out, worker_lost
 from tests.modal_wire import Fault
@@ -157,8 +157,30 @@ def test_a_call_that_modal_does_not_take_costs_nothing_and_is_no_fault_of_its_jo
     runs_here(box, job)
 
 
-def test_a_silent_peer_holds_nobody(box: BurstBox) -> None:
+def test_a_modal_at_which_nobody_listens_costs_nothing(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client tries for most of a minute: nobody waits for that."""
+    monkeypatch.setenv("MODAL_SERVER_URL", f"http://127.0.0.1:{free_port()}")
     box.ask_timeout_s = 0.5
+    box.bridge = box.another()
+    job = box.box.submit()
+    box.begin(job)
+    box.until_settled()
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (0, 0)
+
+
+def test_a_modal_that_is_silent_before_the_call_costs_nothing(box: BurstBox) -> None:
+    box.ask_timeout_s = 0.5
+    box.bridge = box.another()
+    box.server.faults = [Fault("FunctionGet", is_silent=True, times=100), Fault("ClassGet", is_silent=True, times=100)]
+    job = box.box.submit()
+    box.begin(job)
+    box.until_settled()
+    assert (state(box, job), box.ledger().spent_usd) == ((JobState.QUEUED, 1, 0, 0), 0)
+
+
+def test_a_silent_peer_holds_nobody(box: BurstBox) -> None:
+    box.send_timeout_s = 0.5
     box.bridge = box.another()
     box.server.faults = [Fault("FunctionMap", is_silent=True, times=100)]
     job = box.box.submit()

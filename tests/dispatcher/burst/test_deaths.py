@@ -71,7 +71,7 @@ def _nobody_dies_later() -> Iterator[None]:
         Death("spawn", 1, False, RESERVE_USD),
         Death("step:burst_called", 1, True, WHOLE_USD),
         Death("poll", 1, True, WHOLE_USD),
-        Death("placed:transcript.json", 1, True, WHOLE_USD),
+        Death("placed:transcript-1.json", 1, True, WHOLE_USD),
         Death("step:finish", 1, True, WHOLE_USD),
         Death("step:burst_settled", 1, True, WHOLE_USD),
     ],
