@@ -155,7 +155,10 @@ def test_a_transcript_that_was_deleted_is_not_waited_for(writing: DeliveryBox, b
     job_id = owing(writing, f"gs://{bucket}/talks")
     writing.files.delete_job(job_id)
     delivery = writing.settled(writing.deliverer(), job_id)
-    assert (delivery.state, delivery.attempts[0].error) == (DeliveryState.STOPPED, "the transcript was deleted")
+    assert (delivery.state, delivery.attempts[0].error) == (
+        DeliveryState.STOPPED,
+        "the transcript is gone: its file is no longer in the file store; send the recording again",
+    )
 
 
 def test_where_our_own_files_are_is_told_to_no_client(

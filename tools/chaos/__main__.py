@@ -110,6 +110,7 @@ def _plan(size: Size) -> Plan:
     settings = {
         "SPILLWAY_LEASE_S": str(LEASE_S),
         "SPILLWAY_HEARTBEAT_S": str(HEARTBEAT_S),
+        "SPILLWAY_SWEEP_PERIOD_S": "0.5",
         "SPILLWAY_MAX_LOSSES": str(MAX_LOSSES),
         "SPILLWAY_STOP_GRACE_S": "1",
         "SPILLWAY_STALLED_AFTER_S": str(size.stalled_after_s),
