@@ -18,21 +18,7 @@ class Receiver:
         self.taken: dict[str, list[str]] = defaultdict(list)
         self._random, self._lock = Random(seed), threading.Lock()
         self._refused: Counter[str] = Counter()
-        receiver = self
-
-        class Visit(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(receiver.answer(event, self.headers["webhook-id"]))
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Says nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Visit)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="receiver")
-        self.url = f"http://127.0.0.1:{self._server.server_port}/done"
+        self.url = ""  # inside it
 
     def answer(self, event: dict[str, Any], event_id: str) -> int:
         with self._lock:
@@ -44,10 +30,27 @@ class Receiver:
             return 200
 
     def __enter__(self) -> "Receiver":
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _visit_to(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="receiver")
         self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/done"
         return self
 
     def __exit__(self, *raised: object) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def _visit_to(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
+    class Visit(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(receiver.answer(event, self.headers["webhook-id"]))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing."""
+
+    return Visit
