@@ -1,6 +1,7 @@
 """A fetcher with all that it works with, and servers that it fetches from."""
 
 import io
+import os
 import threading
 import wave
 from collections.abc import Callable, Iterator
@@ -71,7 +72,9 @@ class FetchBox:
         return self.jobs.get(job_id)
 
     def left(self) -> list[str]:
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+        """While folders that have become empty go."""
+        found = (Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names)
+        return sorted(str(path.relative_to(self.folder)) for path in found)
 
     def close(self) -> None:
         for fetcher in self.made:
