@@ -17,13 +17,13 @@ from typing import Any
 import modal
 import modal.experimental
 
+from core.burst import CONTAINER_CORES, CONTAINER_GIB
 from core.process import begin
 
 BEGUN = monotonic()  # in a container its cold start is counted from here
 HERE = Path(__file__).parent
 CODE = ("core", "worker")
 MODELS = "/var/lib/spillway/models"  # where the image looks for them
-CPU_CORES, MEMORY_MIB = 4.0, 16 * 1024  # decoding, and a large model on its way to the GPU
 FILL_TIMEOUT_S = 3600
 
 settings = begin("modal")
@@ -98,8 +98,8 @@ with image.imports():  # type: ignore[no-untyped-call]
 
 @app.cls(
     gpu=list(settings.modal_gpus),
-    cpu=CPU_CORES,
-    memory=MEMORY_MIB,
+    cpu=CONTAINER_CORES,
+    memory=CONTAINER_GIB * 1024,
     volumes={MODELS: volume},
     secrets=[bucket_key] if bucket_key else [],
     env=environment,

@@ -13,6 +13,7 @@ from core.transcript import Notice
 
 CONTRACT = 1  # raised by every change here: a dispatcher and a deployment that differ in it do not work together
 REVOKED = b"taken back"  # written over an attempt's claim, it ends that job in its container, alone
+CONTAINER_CORES, CONTAINER_GIB = 4.0, 16  # for decoding, and for a large model on its way to the GPU: asked for, and paid
 DEPLOY = "modal deploy modal_deploy.py"
 
 

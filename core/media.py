@@ -37,6 +37,7 @@ INPUT = "file:/dev/fd/0"
 # Of the first audio stream; audio that begins late or has gaps keeps its times: they are filled with silence.
 WHOLE = ("-af", "aresample=async=1:first_pts=0", "-map", "0:a:0", "-vn", "-sn", "-dn")
 
+MARGIN, MARGIN_S = 1.05, 5.0  # a recording's own time stamps are off by less, or by a few packets
 TIMEOUT_FLOOR_S = 60.0
 SLOWEST_READ = 2e6  # bytes per second
 SLOWEST_DECODE = 10.0  # times as fast as the sound plays
@@ -127,6 +128,11 @@ class Ffmpeg:
 def _patience_s(path: Path, most_s: float) -> float:
     size = path.stat().st_size if path.exists() else 0
     return TIMEOUT_FLOOR_S + size / SLOWEST_READ + most_s / SLOWEST_DECODE
+
+
+def longest_s(said_s: float) -> float:
+    """How many seconds of sound may come out of what says that it lasts `said_s`: time stamps may lie, and it must fit into memory."""
+    return said_s * MARGIN + MARGIN_S
 
 
 def _input() -> list[str]:

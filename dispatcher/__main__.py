@@ -50,16 +50,14 @@ def main() -> None:
     redis = connect(settings.redis_url)
     store = JobStore(redis)
     app = wakeups.celery_app(settings.redis_url)
+    me, files = uuid4().hex, open_file_store(settings)
     sweeper = Sweeper(store, lambda: wakeups.waiting(redis), lambda times: wakeups.wake(app, times), Figures(redis))
     reclaimer = Reclaimer(store, lease_s=settings.lease_s, max_losses=settings.max_losses)
-    me = uuid4().hex
-    fetcher = make_fetcher(settings, redis, store, me)
-    deliverer = make_deliverer(settings, redis, store, me)
+    fetcher, deliverer = make_fetcher(settings, redis, store, me), make_deliverer(settings, redis, store, me)
     try:
         burster = make_burster(settings, redis, store)
     except SettingsError as error:
         sys.exit(f"spillway dispatcher: {error}")
-    files = open_file_store(settings)
     expirer, tidier = Expirer(Retention(redis), files, lifetimes_of(settings)), Tidier(Inventory(redis), files)
     run(
         # Calls that are found are asked for before anybody judges their leases; a slow broker must not look like a gap to the reclaimer.
@@ -69,10 +67,8 @@ def main() -> None:
         period_s=settings.sweep_period_s,
         stop=stop,
     )
-    fetcher.close()
-    deliverer.close()
-    burster.close()
-    expirer.close()
+    for closing in (fetcher, deliverer, burster, expirer):
+        closing.close()
     with suppress(StoreUnavailable):  # then it runs out by itself
         store.resign(me)
 

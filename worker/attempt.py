@@ -10,14 +10,15 @@ from core.file_store import FileStore
 from core.job import JobFailure, JobOptions, Stage
 from core.job_files import check_input, read_product
 from core.log import logger
-from core.media import Ffmpeg
+from core.media import Ffmpeg, longest_s
 from core.transcript import Transcript
-from worker.work import DIARIZATION_FAILED
+from worker.work import DIARIZATION_FAILED, Work
 
 log = logger("worker.attempt")
+Keep = Callable[[Stage, bytes], None]
+Check = Callable[[], None]
+Report = Callable[[Stage, float], None]
 DECODED = 0.05  # share of a job's progress that decoding is worth
-DECODE_MARGIN = 1.05  # a recording's own time stamps are off by less, …
-DECODE_MARGIN_S = 5.0  # … or by a few packets
 MOST_BROKEN = 2  # different jobs without a success between them; more say that the worker is what is broken
 
 
@@ -34,6 +35,10 @@ class Attempted(Protocol):
 
     @property
     def id(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def duration_s(self) -> float: ...
     @property
     def options(self) -> JobOptions: ...
     @property
@@ -54,7 +59,7 @@ def decoded(job: Attempted, media: Recordings, check: Callable[[], None]) -> byt
     try:
         with media.files.local_copy(job.input_key, check) as path:
             check_input(path, job, check)
-            audio = media.ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=_most_s(job), check=check)
+            audio = media.ffmpeg.decode(path, start_s=options.clip_start, end_s=options.clip_end, most_s=longest_s(job.work_s), check=check)
     except FileNotFoundError as error:
         raise InputLost("the recording is no longer in the file store, where it was when it was accepted: send it again") from error
     return _sound(audio)
@@ -62,7 +67,7 @@ def decoded(job: Attempted, media: Recordings, check: Callable[[], None]) -> byt
 
 def decoded_clip(job: Attempted, path: Path, ffmpeg: Ffmpeg, check: Callable[[], None]) -> bytes:
     """Out of a file that holds the clip and nothing else. Raises as `decoded`."""
-    return _sound(ffmpeg.decode(path, most_s=_most_s(job), check=check))
+    return _sound(ffmpeg.decode(path, most_s=longest_s(job.work_s), check=check))
 
 
 def kept(job: Attempted, files: FileStore) -> dict[Stage, bytes]:
@@ -74,6 +79,24 @@ def kept(job: Attempted, files: FileStore) -> dict[Stage, bytes]:
         else:
             found[Stage(stage)] = content
     return found
+
+
+def work_of(
+    job: Attempted, audio: bytes, products: Mapping[Stage, bytes], *, keep: Keep, report: Report, check: Callable[[], None]
+) -> Work:
+    """What the engine is asked. `report` hears of the whole job, of which decoding is done."""
+    return Work(
+        job_id=job.id,
+        attempt=job.attempt,
+        options=job.options,
+        audio=audio,
+        offset_s=job.options.clip_start or 0.0,
+        duration_s=job.duration_s,
+        kept=products,
+        keep=keep,
+        report=lambda stage, progress: report(stage, DECODED + (1 - DECODED) * progress),
+        check=check,
+    )
 
 
 def without_speakers(job: Attempted, transcript: Transcript) -> JobFailure | None:
@@ -100,11 +123,6 @@ def our_failure(error: Exception, job_id: str, stage: Stage | None) -> JobFailur
         return JobFailure(code=error.code, message=str(error))
     code = error.code if isinstance(error, OurError) else EngineFailed.code
     return JobFailure(code=code, message=f"Something broke on our side in stage {at}; the worker's log says what, under job {job_id}.")
-
-
-def _most_s(job: Attempted) -> float:
-    """By the length that was accepted: time stamps may lie, and what comes out must fit into memory."""
-    return job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
 
 
 def _sound(audio: bytes) -> bytes:

@@ -13,7 +13,7 @@ from core.job import JobFailure, Stage
 from core.log import logger
 from core.partial_file import StoredFile
 from core.transcript import Transcript
-from worker.attempt import DECODED, MOST_BROKEN, callers_failure, our_failure, without_speakers
+from worker.attempt import MOST_BROKEN, callers_failure, our_failure, without_speakers, work_of
 from worker.exchange import Exchange
 from worker.work import Transcribe, Work
 
@@ -61,18 +61,7 @@ class Attempt:
         audio = self.exchange.audio(job, self.check)
         self.decode_s = monotonic() - begun
         self.check()
-        return Work(
-            job_id=job.id,
-            attempt=job.attempt,
-            options=job.options,
-            audio=audio,
-            offset_s=job.options.clip_start or 0.0,
-            duration_s=job.duration_s,
-            kept=self.exchange.kept(job),
-            keep=self.keep,
-            report=lambda stage, progress: self.report(stage, DECODED + (1 - DECODED) * progress),
-            check=self.check,
-        )
+        return work_of(job, audio, self.exchange.kept(job), keep=self.keep, report=self.report, check=self.check)
 
     def finish(self, transcript: Transcript) -> dict[str, Any]:
         self.report(Stage.COMMIT, 1.0)

@@ -22,7 +22,7 @@ from core.job_store import JobStore, Kept
 from core.log import logger
 from core.partial_file import StoredFile
 from core.transcript import Transcript
-from worker.attempt import DECODED, MOST_BROKEN, Recordings, callers_failure, decoded, kept, our_failure, without_speakers
+from worker.attempt import DECODED, MOST_BROKEN, Recordings, callers_failure, decoded, kept, our_failure, without_speakers, work_of
 from worker.leases import Held, Leases
 from worker.patience import patiently
 from worker.work import Transcribe, Work
@@ -163,22 +163,11 @@ class JobRunner:
         job = held.job
         held.report(Stage.DECODE, 0.0)
         begun = monotonic()
-        audio = decoded(job, self._media, held.check)
+        audio = decoded(job, self._media, held.check_on)
         held.stages_s[Stage.DECODE] = monotonic() - begun
         held.report(Stage.DECODE, DECODED)
         held.check()
-        return Work(
-            job_id=job.id,
-            attempt=job.attempt,
-            options=job.options,
-            audio=audio,
-            offset_s=job.options.clip_start or 0.0,
-            duration_s=job.duration_s,
-            kept=kept(job, self._files),
-            keep=lambda stage, content: self._keep(held, stage, content),
-            report=lambda stage, progress: held.report(stage, DECODED + (1 - DECODED) * progress),
-            check=held.check,
-        )
+        return work_of(job, audio, kept(job, self._files), keep=partial(self._keep, held), report=held.report, check=held.check)
 
     def _keep(self, held: Held, stage: Stage, content: bytes) -> None:
         key = product_key(held.job.id, held.job.attempt, stage)

@@ -38,7 +38,7 @@ class Limits:
 class Bridge:
     """`step` asks Redis, gives orders to threads, and waits for neither network nor disk."""
 
-    def __init__(self, jobs: JobStore, bursts: Bursts, pilot: Pilot, cargo: Cargo, gauges: Gauges, *, limits: Limits, money: Money) -> None:
+    def __init__(self, jobs: JobStore, bursts: Bursts, pilot: Pilot, cargo: Cargo, *, gauges: Gauges, limits: Limits, money: Money) -> None:
         self._jobs, self._bursts, self._pilot, self._cargo, self._gauges = jobs, bursts, pilot, cargo, gauges
         self._limits, self._money = limits, money
         self.breaker = Breaker()

@@ -10,11 +10,10 @@ from core.errors import DiskFull, InvalidMedia, OurError, StorageUnavailable
 from core.file_store import FileStore, claim_key, result_key
 from core.job import Job
 from core.job_files import check_input
-from core.media import Ffmpeg
+from core.media import Ffmpeg, longest_s
 
 PACKED_AT_ONCE = 4  # 64 clips of 14 s in 3.4 s, on two cores; one after another in 7.8 s
 MOST_BYTES = 256 * 1024**2  # of a call's recordings: they are in memory some three times while they are sent
-DECODE_MARGIN, DECODE_MARGIN_S = 1.05, 5.0  # as a local runner allows a recording to be longer than it says
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Cargo:
             self.files.write(claim_key(job_id, attempt), REVOKED)
 
     def _flac(self, job: Job, check: Callable[[], None]) -> bytes:
-        options, most_s = job.options, job.work_s * DECODE_MARGIN + DECODE_MARGIN_S
+        options, most_s = job.options, longest_s(job.work_s)
         with self.files.local_copy(job.input_key, check) as path:
             check_input(path, job, check)
             return self.ffmpeg.flac(path, start_s=options.clip_start, end_s=options.clip_end, most_s=most_s, check=check)

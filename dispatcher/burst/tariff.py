@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
+from core.burst import CONTAINER_CORES, CONTAINER_GIB
+
 GPU = {
     "T4": 0.000164, "L4": 0.000222, "A10": 0.000306, "A10G": 0.000306, "L40S": 0.000542, "A100": 0.000694, "A100-40GB": 0.000583,
     "A100-80GB": 0.000694, "H100": 0.001097, "H100!": 0.001097, "H200": 0.001261,
 }  # fmt: skip
 CORE, GIB = 0.0000131, 0.00000222
-CORES, MEMORY_GIB = 4.0, 16.0  # that modal_deploy.py asks for
 
 
 def price_per_s(gpu: str) -> float:
-    return GPU[gpu] + CORES * CORE + MEMORY_GIB * GIB
+    return GPU[gpu] + CONTAINER_CORES * CORE + CONTAINER_GIB * GIB
 
 
 def dearest_per_s(gpus: Sequence[str]) -> float:

@@ -42,7 +42,7 @@ def build(settings: Settings, redis: RedisClient, jobs: JobStore) -> Parts:
         bursts,
         Pilot(calls, bursts, cargo, startup_s=settings.modal_startup_timeout_s),
         cargo,
-        gauges,
+        gauges=gauges,
         limits=Limits(settings.lease_s, settings.heartbeat_s, settings.max_failures),
         money=Money(
             caps_of(settings),

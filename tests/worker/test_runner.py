@@ -375,3 +375,17 @@ def test_a_claim_whose_reply_was_lost_gives_the_same_job_again(box: Box) -> None
     box.store = LosingStore(box.redis)
     assert box.runner(transcript).work() == 2
     assert {box.store.get(job.id).attempt for job in (first, second)} == {1}
+
+
+def test_decoding_counts_as_progress_for_the_watchdog(box: Box) -> None:
+    """It is bounded by itself, however long a recording is: what it looks up between its pieces are steps beside its two reports."""
+    steps: list[int] = []
+
+    def counted(work: Work) -> Transcript:
+        steps.extend(held.steps for held in box.leases.in_flight())
+        return transcript(work)
+
+    box.submit()
+    box.runner(counted).work()
+    assert len(steps) == 1
+    assert steps[0] > 2

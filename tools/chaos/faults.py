@@ -33,13 +33,13 @@ class Fault:
 class Faults:
     """A context: inside it things break, one after another, until it is left. `befallen` tells of each."""
 
-    def __init__(self, stack: LocalStack, random: Random, *, lease_s: float, disk: Path | None, every_kind_times: int = 1) -> None:
+    def __init__(self, stack: LocalStack, random: Random, *, lease_s: float, disk: Path | None) -> None:
         """`disk`: a folder on a small volume of its own, None where none could be made."""
         self.befallen: list[Fault] = []
         self._stack, self._random, self._lease_s, self._disk = stack, random, lease_s, disk
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="faults")
-        kinds = [kind for kind, weight in self._weights().items() for _ in range(min(weight, every_kind_times))]
+        kinds = [kind for kind, weight in self._weights().items() if weight]
         self._random.shuffle(kinds)
         self._first = kinds  # every kind befalls even a short run
 

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
+from dispatcher.burst.tariff import price_per_s
 from dispatcher.burst.view import Rules
-
-# US dollars per second of an A10 with 4 cores and 16 GiB, as api-evangelist's copy of Modal's plans had them on 2026-07-01:
-# GPU 0.000306, core 0.0000131, GiB 0.00000222. Nothing less than a second is billed more.
-CONTAINER_DOLLARS_PER_S = 0.000306 + 4 * 0.0000131 + 16 * 0.00000222
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Caps:
 
 
 def rules(target_wait_s: float) -> Rules:
-    return Rules(container_dollars_per_s=CONTAINER_DOLLARS_PER_S, target_wait_s=target_wait_s)
+    return Rules(container_dollars_per_s=price_per_s("A10"), target_wait_s=target_wait_s)
 
 
 @dataclass(frozen=True)

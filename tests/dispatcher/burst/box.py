@@ -9,7 +9,8 @@ from typing import Any
 from core.burst import Bundle, BundleJob, Container, Outcome, Receipt, Reply, Stack
 from core.bursts import Bursts, Caps, DayOfLedger
 from core.file_store import result_key
-from core.job import Job, JobFailure
+from core.job import Job, JobFailure, JobState
+from core.job_store import Runner
 from core.transcript import Models, Run, Transcript
 from dispatcher.burst.bridge import Bridge, Limits
 from dispatcher.burst.calls import ModalCalls, Place
@@ -26,6 +27,7 @@ LEASE_S = 60.0
 RESERVE_USD = 0.05
 DOLLARS_PER_S = 0.001
 SCALEDOWN_S = 30.0
+LOCAL = Runner("gpu0", "boot")
 LONGEST_CALL_S = 700.0
 COLD_START_S, SECONDS = 20.0, 3.0
 WHOLE_USD = DOLLARS_PER_S * (COLD_START_S + SECONDS + SCALEDOWN_S)
@@ -61,7 +63,7 @@ class BurstBox:
             self.bursts,
             Pilot(calls, self.bursts, cargo, startup_s=self.startup_s, poll_s=0.02),
             cargo,
-            self.gauges,
+            gauges=self.gauges,
             limits=Limits(lease_s=LEASE_S, heartbeat_s=15, max_failures=2),
             money=Money(self.caps, lambda _: DOLLARS_PER_S, SCALEDOWN_S, LONGEST_CALL_S),
         )
@@ -128,3 +130,21 @@ def transcript_of(job: BundleJob) -> str:
 
 def key_of(job: Job) -> str:
     return result_key(job.id, job.attempt)
+
+
+def state(box: BurstBox, job: Job) -> tuple[JobState, int, int, int]:
+    """With what it has cost: attempts, losses, bursts that failed with it."""
+    now = box.store.get(job.id)
+    return now.state, now.attempt, now.losses, now.burst_failures
+
+
+def runs_here(box: BurstBox, job: Job) -> None:
+    """It is back in the queue, and a local worker gets it."""
+    claimed = box.store.claim(LOCAL, lease_s=60, fits_s=3600)
+    assert claimed is not None
+    assert claimed.id == job.id
+    assert box.store.succeed(claimed, result_key="r") == JobState.SUCCEEDED
+
+
+def not_deployed(box: BurstBox) -> None:
+    box.server.is_deployed = False

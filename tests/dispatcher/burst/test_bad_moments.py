@@ -18,8 +18,7 @@ from dispatcher.burst import flight as flights
 from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Recall
 from tests.conftest import RedisServer, wait_for
-from tests.dispatcher.burst.box import RESERVE_USD, SECONDS, WHOLE_USD, BurstBox, ended
-from tests.dispatcher.burst.test_bridge import runs_here, state
+from tests.dispatcher.burst.box import RESERVE_USD, SECONDS, WHOLE_USD, BurstBox, ended, runs_here, state
 from tests.modal_server import Conduct, ModalServer
 from tests.modal_wire import Fault
 from tests.worker.box import Box

@@ -8,8 +8,7 @@ from core.errors import ObjectRefused
 from core.file_store import claim_key, product_key, result_key
 from core.job import JobState, Stage
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import WHOLE_USD, BurstBox, transcript_of
-from tests.dispatcher.burst.test_bridge import state
+from tests.dispatcher.burst.box import WHOLE_USD, BurstBox, state, transcript_of
 from tests.modal_server import Conduct
 
 

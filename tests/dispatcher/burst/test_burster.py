@@ -13,8 +13,7 @@ from core.worker_reports import WorkerReport
 from dispatcher.burst.burster import Burster
 from dispatcher.burst.moment import Moments
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import BurstBox
-from tests.dispatcher.burst.test_bridge import not_deployed, state
+from tests.dispatcher.burst.box import BurstBox, not_deployed, state
 from tests.modal_server import Conduct
 
 AUDIO_S = 600.0

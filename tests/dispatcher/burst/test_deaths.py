@@ -13,8 +13,7 @@ from core.job import JobState
 from dispatcher.burst.calls import ModalCalls
 from dispatcher.burst.flight import Stopped
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import RESERVE_USD, WHOLE_USD, BurstBox
-from tests.dispatcher.burst.test_bridge import runs_here, state
+from tests.dispatcher.burst.box import RESERVE_USD, WHOLE_USD, BurstBox, runs_here, state
 
 
 class Deaths:

@@ -1,0 +1,135 @@
+"""Calls that Modal does not take, or that end without a reply, with Modal's own client."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from grpclib import Status
+
+from core.job import JobState
+from dispatcher.burst.calls import Place
+from tests.conftest import free_port, wait_for
+from tests.dispatcher.burst.box import (
+    RESERVE_USD,
+    BurstBox,
+    not_deployed,
+    runs_here,
+    state,
+)
+from tests.modal_server import Conduct, Result, crashed, raised, raised_unknown, timed_out, worker_lost
+from tests.modal_wire import Fault
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [timed_out(), worker_lost(), crashed(), raised(ValueError("no")), raised(TimeoutError("asr")), raised_unknown()],
+    ids=["function timeout", "worker lost", "crash", "exception", "timeout of its own", "unknown exception"],
+)
+def test_a_call_that_ends_without_a_reply_gives_its_jobs_back_and_costs_what_was_reserved(box: BurstBox, ending: Result) -> None:
+    job = box.box.submit()
+    box.server.conducts = [Conduct(ending=ending)]
+    looks_pending = b"TimeoutError" in ending.data  # until its time is up
+    box.startup_s = 0.3 if looks_pending else 60
+    box.bridge = box.another()
+    box.begin(job, deadline_s=0.3 if looks_pending else 60)
+    box.until_settled()
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 1)
+    assert (box.ledger().spent_usd > 0, box.ledger().reserved_usd) == (True, 0)
+    assert box.bridge.breaker.is_open
+    runs_here(box, job)
+
+
+def test_an_expired_result_gives_the_jobs_back(box: BurstBox) -> None:
+    job = box.box.submit()
+    box.server.conducts = [Conduct(ends=threading.Event())]
+    flight = box.begin(job)
+    wait_for(lambda: flight.call_id, "the call to be made")
+    box.server.calls[str(flight.call_id)].is_expired = True
+    box.until_settled()
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 1)
+
+
+def wrong_token(box: BurstBox) -> None:
+    box.place = Place("spillway", None, "ak-test", "as-wrong")
+    box.bridge = box.another()
+
+
+def no_token(box: BurstBox) -> None:
+    box.place = Place("spillway", None, None, None)
+    box.bridge = box.another()
+
+
+def used_up(box: BurstBox) -> None:
+    box.server.faults = [Fault("FunctionMap", Status.RESOURCE_EXHAUSTED, "workspace budget reached")]
+
+
+def away(box: BurstBox) -> None:
+    box.server.faults = [Fault("FunctionMap", Status.UNAVAILABLE, "gone", times=100)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (not_deployed, "modal deploy"), (wrong_token, "refuses the token"), (no_token, "SPILLWAY_MODAL_TOKEN_ID"),
+        (used_up, "quota or budget"), (away, "not to be reached"),
+    ],
+)  # fmt: skip
+def test_a_call_that_modal_does_not_take_costs_nothing_and_is_no_fault_of_its_jobs(
+    box: BurstBox, fault: Callable[[BurstBox], None], said: str
+) -> None:
+    fault(box)
+    job = box.box.submit()
+    box.begin(job)
+    box.until_settled()
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (0, 0)
+    assert said in box.bridge.breaker.reason
+    runs_here(box, job)
+
+
+def test_a_modal_at_which_nobody_listens_costs_nothing(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client tries for most of a minute: nobody waits for that."""
+    monkeypatch.setenv("MODAL_SERVER_URL", f"http://127.0.0.1:{free_port()}")
+    box.ask_timeout_s = 0.5
+    box.bridge = box.another()
+    job = box.box.submit()
+    box.begin(job)
+    box.until_settled()
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (0, 0)
+
+
+def test_a_modal_that_is_silent_before_the_call_costs_nothing(box: BurstBox) -> None:
+    box.ask_timeout_s = 0.5
+    box.bridge = box.another()
+    box.server.faults = [Fault("FunctionGet", is_silent=True, times=100), Fault("ClassGet", is_silent=True, times=100)]
+    job = box.box.submit()
+    box.begin(job)
+    box.until_settled()
+    assert (state(box, job), box.ledger().spent_usd) == ((JobState.QUEUED, 1, 0, 0), 0)
+
+
+def test_a_silent_peer_holds_nobody(box: BurstBox) -> None:
+    box.send_timeout_s = 0.5
+    box.bridge = box.another()
+    box.server.faults = [Fault("FunctionMap", is_silent=True, times=100)]
+    job = box.box.submit()
+    begun = time.monotonic()
+    box.begin(job)
+    box.bridge.step()
+    assert time.monotonic() - begun < 0.4
+    box.until_settled()
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
+    assert box.ledger().spent_usd == RESERVE_USD  # nobody knows whether it was taken
+
+
+def test_an_absence_while_a_call_runs_is_waited_out(box: BurstBox) -> None:
+    job, ends = box.box.submit(), threading.Event()
+    box.server.conducts = [Conduct(ends=ends)]
+    flight = box.begin(job)
+    wait_for(lambda: flight.call_id, "the call to be made")
+    box.server.faults = [Fault("FunctionGetOutputs", Status.UNAVAILABLE, "back soon", times=12)]
+    ends.set()
+    box.until_settled()
+    assert state(box, job) == (JobState.SUCCEEDED, 1, 0, 0)
