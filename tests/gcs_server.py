@@ -41,6 +41,9 @@ class Reply:
     body: bytes = b""
 
 
+FAILED_PRECONDITION = Reply(412, {}, b"Precondition Failed")
+
+
 @dataclass
 class Fault:
     """What happens to the next `times` requests whose line (`GET /path?query`) holds `pattern`."""
@@ -157,8 +160,13 @@ class _Front(BaseHTTPRequestHandler):
             return self._signed(address.path, body)
         expected = query.get("ifGenerationMatch")
         if expected is not None and self._generation(address.path, query, body) not in (None, expected):
-            return Reply(412, {}, b"Precondition Failed")
-        return self._piece(query["upload_id"], body) if "upload_id" in query else self._passed_on(self.path, body)
+            return FAILED_PRECONDITION
+        if "upload_id" in query:
+            return self._piece(query["upload_id"], body)
+        reply = self._passed_on(self.path, body)
+        if expected is not None and self.command == "GET" and self._generation(address.path, query, body) not in (None, expected):
+            return FAILED_PRECONDITION  # written over since we looked: Google does both in one step
+        return reply
 
     def _piece(self, upload: str, body: bytes) -> Reply:
         """A piece that comes once more is not stored once more."""
