@@ -1,17 +1,14 @@
-"""Starts a program that meets files of strangers: no network, no files but its own libraries and the one on stdin, few resources.
+"""What a program that meets files of strangers may do: no network, no files but its own libraries and the one on stdin, few resources.
 
-Run as `python -I -S confine.py PARENT CPU_SECONDS PROGRAM ARGUMENT…`; it becomes the program. A program of its own, since code between
-fork and exec is unsafe beside threads. All of it works without privileges, in a container that has dropped every capability as well,
-where a network namespace (`unshare -rn`) is forbidden: a seccomp filter takes the system calls away, Landlock the files.
-
-It begins once for every probe and every decode: `pathlib` and `signal` would double the CPU time that it takes for that.
+All of it works without privileges, in a container that has dropped every capability as well, where a network namespace (`unshare -rn`)
+is forbidden: a seccomp filter takes the system calls away, Landlock the files.
 """
 
 import ctypes
 import os
 import resource
 import struct
-import sys
+from signal import SIGKILL
 
 LIMITS = {
     resource.RLIMIT_AS: 4 * 1024**3,  # an MP3 takes 33 MB, but the stack and arena of each thread (72 MB) count as well
@@ -24,7 +21,6 @@ DOES_NOT_START = 126  # as a shell's; 127 is the loader's when a library is miss
 # prctl(2)
 SET_PARENT_DEATH_SIGNAL, SET_SECCOMP, SET_NO_NEW_PRIVILEGES = 1, 22, 38
 FILTER = 2
-SIGKILL = 9  # signal(7), on every architecture
 
 # seccomp(2): classic BPF over {int nr; u32 arch; …}. An emulated amd64 container shows its calls as those of the machine below, hence
 # both architectures in one filter. socket; io_uring_setup, which opens sockets by itself; ptrace, process_vm_readv, process_vm_writev
@@ -120,16 +116,3 @@ def _checked(result: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
-
-
-def main(parent: str, cpu_s: str, program: str, *arguments: str) -> None:
-    try:
-        confine(program, parent=int(parent), cpu_s=int(cpu_s))
-        os.execv(program, [program, *arguments])
-    except OSError as error:
-        sys.stderr.write(f"{program} cannot be confined and started: {error}\n")
-        sys.exit(DOES_NOT_START)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -4,15 +4,17 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 from redis.exceptions import ResponseError
 
+from core.backlog import Backlog, Standing, ask_backlog, ask_standing, backlog_of, standing_of
 from core.crash_points import passed
 from core.errors import IdempotencyConflict, JobNotFound, QueueFull, RecordBroken, StoreUnavailable, TooManyJobs
 from core.job import Job, JobFailure, JobState, NewJob, Priority, Stage
-from core.job_records import in_turn, job_of, seconds_of
+from core.job_records import in_turn, job_of
 from core.log import logger
 from core.redis_steps import NAMESPACE, RedisClient, RedisSteps, redis_away
 from core.transcript import Notice
@@ -20,6 +22,7 @@ from core.worker_reports import WorkerReport, report_of
 
 log = logger("core.job_store")
 MOST_READ = 5_000  # records that a page of one state looks through: 0.15 s beside a local Redis
+REREAD_S = 5.0
 SUSPECT_AFTER = 2  # losses after which a job runs alone, so that it takes nobody with it
 WAIT_BOUNDS_S = (1, 5, 15, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)  # of the histogram of waits
 NO_STAGES: Mapping[str, float] = {}
@@ -51,16 +54,6 @@ class Beat:
     attempt: int
     stage: Stage | None
     progress: float
-
-
-@dataclass(frozen=True)
-class Backlog:
-    queued_jobs: int
-    queued_audio_s: float
-    fetching_jobs: int  # not among the queued: their recordings are not there yet
-    running_jobs: int
-    running_audio_s: float
-    real_time_factor: float | None  # audio seconds per second of one busy worker, by its recent jobs; None before the first
 
 
 @dataclass(frozen=True)
@@ -155,28 +148,38 @@ class JobStore:
         if not self._steps.run("delete", job_id):
             raise _not_found(job_id)
 
+    def standing(self, job: Job) -> Standing:
+        with redis_away():
+            pipe = self._redis.pipeline(transaction=False)
+            ask_standing(pipe, self._key, job)
+            return standing_of(pipe.execute(), job)
+
     def position(self, job: Job) -> int | None:
-        """Jobs before it, as far as can be told: claims are fair between keys, not first come. None once it does not wait."""
+        """Of the job's standing."""
         priorities = list(Priority)
         ahead = priorities[: priorities.index(job.options.priority)]
         with redis_away():
-            rank = self._redis.zrank(self._key("pending", job.options.priority), job.id)
-            return None if rank is None else rank + sum(self._redis.zcard(self._key("pending", priority)) for priority in ahead)
+            pipe = self._redis.pipeline(transaction=False).zrank(self._key("pending", job.options.priority), job.id)
+            for priority in ahead:
+                pipe.zcard(self._key("pending", priority))
+            rank, *before = pipe.execute()
+        return None if rank is None else rank + sum(before)
 
     def watch(self, job_id: str, *, quiet_s: float = 5.0) -> Iterator[Job]:
-        """The record now and after each change until it ends; it is read again every `quiet_s` in case a hint got lost.
+        """The record now and after each change until it ends, and at least every `quiet_s`, then perhaps as it was last read.
 
-        Raises `JobNotFound` at once, or when the job is deleted.
+        It is read again every `REREAD_S` in case a hint got lost. Raises `JobNotFound` at once, or when the job is deleted.
         """
         with self._redis.pubsub(ignore_subscribe_messages=True) as hints:
             with redis_away():
                 hints.subscribe(self._key("changed", job_id))
-            job = self.get(job_id)
+            job, read_at = self.get(job_id), monotonic()
             yield job
             while not job.state.is_terminal:
                 with redis_away():
-                    hints.get_message(timeout=quiet_s)
-                job = self.get(job_id)
+                    is_hinted = hints.get_message(timeout=quiet_s) is not None
+                if is_hinted or monotonic() - read_at >= REREAD_S:
+                    job, read_at = self.get(job_id), monotonic()
                 yield job
 
     # Runners
@@ -273,19 +276,8 @@ class JobStore:
     def backlog(self) -> Backlog:
         with redis_away():
             pipe = self._redis.pipeline(transaction=False)
-            for priority in Priority:
-                pipe.zcard(self._key("pending", priority))
-            pipe.zcard(self._key("fetching")).zcard(self._key("leases")).hgetall(self._key("totals")).hgetall(self._key("speed"))
-            *queued, fetching, running, totals, speed = pipe.execute()
-        audio_s, run_s = seconds_of(speed.get("audio_ms")), seconds_of(speed.get("run_ms"))
-        return Backlog(
-            queued_jobs=sum(queued),
-            queued_audio_s=sum(seconds_of(totals.get(f"pending_ms:{priority}")) for priority in Priority),
-            fetching_jobs=fetching,
-            running_jobs=running,
-            running_audio_s=seconds_of(totals.get("running_ms")),
-            real_time_factor=audio_s / run_s if run_s else None,
-        )
+            ask_backlog(pipe, self._key)
+            return backlog_of(pipe.execute())
 
     def pending(self, *, most: int) -> list[Job]:
         """The first that wait for a runner, about in the order in which claims would give them."""

@@ -4,19 +4,17 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
-from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from time import monotonic
 
-from core import confine
+from core.confine import DOES_NOT_START
+from core.confined_process import ConfinedProcess, confined
 from core.errors import InvalidMedia, OurError
 
 CHECK_PERIOD_S = 0.25  # a cancel is heard of within the second
@@ -24,7 +22,7 @@ PIECE_BYTES = 64 * 1024  # what a pipe of Linux holds
 SAID_BYTES = 64 * 1024  # of complaints; a recording with broken time stamps makes one per packet
 
 CAUGHT_A_SIGNAL = 255  # ffmpeg's exit code when SIGTERM, SIGINT or SIGXCPU came: it takes them as a wish to end early
-DID_NOT_START = (confine.DOES_NOT_START, 127)  # 127: the loader, when a library is missing
+DID_NOT_START = (DOES_NOT_START, 127)  # 127: the loader, when a library is missing
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
 BUSY_THREADS = 4  # demuxing, decoding, resampling and writing each have one: the clock, which says why, is to end ffmpeg first
 END_S = 60.0  # from the end of its output to its own
@@ -55,30 +53,23 @@ def run(program: str, arguments: list[str], source: Path | None, bounds: Bounds)
     """With `source` on its standard input. Raises `InvalidMedia` and `OurError`."""
     with _started(program, arguments, source, cpu_s=math.ceil(bounds.timeout_s * BUSY_THREADS)) as process:
         output, said = _collected(process, bounds.most_bytes, _watch(bounds.check, bounds.timeout_s))
-        code = process.wait(timeout=END_S)
+        code = process.wait(END_S)
     ended = Ended(code, output, said.decode(errors="replace"))
     _check_end(ended, decoding=source is not None)
     return ended
 
 
 @contextmanager
-def _started(program: str, arguments: list[str], source: Path | None, *, cpu_s: int) -> "Iterator[subprocess.Popen[bytes]]":
-    """With nothing of our environment; what still runs at the end of the block is killed."""
+def _started(program: str, arguments: list[str], source: Path | None, *, cpu_s: int) -> Iterator[ConfinedProcess]:
     found = shutil.which(program)
     if found is None:
         raise OurError(f"there is no ffmpeg at {program!r}: install it, or set SPILLWAY_FFMPEG")
-    confined = [sys.executable, "-I", "-S", confine.__file__, str(os.getpid()), str(cpu_s), os.path.abspath(found)]
-    environment = {"PATH": os.defpath, "LANG": "C.UTF-8"}
-    with TemporaryDirectory(prefix="ffmpeg-") as folder, _opened(source) as stdin:
-        process = subprocess.Popen(
-            [*confined, *arguments], stdin=stdin, stdout=PIPE, stderr=PIPE, cwd=folder, env=environment, start_new_session=True
-        )
-        with process:
-            try:
-                yield process
-            finally:
-                if process.returncode is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+    with (
+        TemporaryDirectory(prefix="ffmpeg-") as folder,
+        _opened(source) as stdin,
+        confined(os.path.abspath(found), arguments, stdin, folder=folder, cpu_s=cpu_s) as process,
+    ):
+        yield process
 
 
 @contextmanager
@@ -104,11 +95,11 @@ def _watch(check: Callable[[], None], timeout_s: float) -> Callable[[], None]:
     return watch
 
 
-def _collected(process: "subprocess.Popen[bytes]", most_bytes: int | None, watch: Callable[[], None]) -> tuple[bytes, bytes]:
+def _collected(process: ConfinedProcess, most_bytes: int | None, watch: Callable[[], None]) -> tuple[bytes, bytes]:
     """Output and complaints. Counts bytes, for ffmpeg's own `-t` goes by the time stamps that may lie. Raises `InvalidMedia`."""
     output, said = BytesIO(), bytearray()  # BytesIO gives its buffer away uncopied: half the memory of joining pieces
     for fd, piece in _pieces(process, watch):
-        if process.stderr is not None and fd == process.stderr.fileno():
+        if fd == process.said:
             said += piece[: SAID_BYTES - len(said)]
             continue
         output.write(piece)
@@ -117,12 +108,12 @@ def _collected(process: "subprocess.Popen[bytes]", most_bytes: int | None, watch
     return output.getvalue(), bytes(said)
 
 
-def _pieces(process: "subprocess.Popen[bytes]", watch: Callable[[], None]) -> Iterator[tuple[int, bytes]]:
+def _pieces(process: ConfinedProcess, watch: Callable[[], None]) -> Iterator[tuple[int, bytes]]:
     """What comes out of either pipe, by its descriptor, until both end; `watch` is called whether something comes or not."""
     watched = monotonic()
     with DefaultSelector() as pipes:
-        for pipe in filter(None, (process.stdout, process.stderr)):
-            pipes.register(pipe.fileno(), EVENT_READ)
+        for pipe in (process.output, process.said):
+            pipes.register(pipe, EVENT_READ)
         while pipes.get_map():
             for key, _ in pipes.select(CHECK_PERIOD_S):
                 if piece := os.read(key.fd, PIECE_BYTES):

@@ -6,10 +6,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from core.backlog import Backlog
 from core.errors import StoreUnavailable
 from core.figures import Figures, Memory, Snapshot
 from core.job import JobState, Stage
-from core.job_store import Backlog, JobStore
+from core.job_store import JobStore
 from core.retention import Kept
 from core.worker_reports import WorkerReport
 from service.bursts import BurstAccounts

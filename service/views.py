@@ -7,8 +7,9 @@ from typing import Literal
 from flask import Response
 from pydantic import BaseModel, Field
 
+from core.backlog import Backlog
 from core.job import Job, JobFailure, JobOptions, JobState, Stage
-from core.job_store import Backlog, JobStore
+from core.job_store import JobStore
 from core.moments import rfc3339
 from core.transcript import Notice
 from core.urls import without_query
@@ -101,7 +102,7 @@ class Outlook:
         self._read: tuple[Backlog, tuple[WorkerReport, ...]] | None = None
 
     def job_view(self, job: Job) -> JobView:
-        position = self._jobs.position(job) if job.state == JobState.QUEUED else None
+        position = self._position(job) if job.state == JobState.QUEUED else None
         waiting_for = None if position is None else awaited(self._now()[1])
         return JobView(
             **job.model_dump(include=COPIED),
@@ -131,6 +132,13 @@ class Outlook:
             workers=[_worker_view(worker) for worker in workers],
             burst=burst,
         )
+
+    def _position(self, job: Job) -> int | None:
+        if self._read is not None:
+            return self._jobs.position(job)
+        standing = self._jobs.standing(job)
+        self._read = standing.backlog, standing.workers
+        return standing.position
 
     def _end_of(self, job: Job) -> str | None:
         if job.finished_at is None or self._keep_results_s is None:

@@ -5,11 +5,13 @@ import time
 
 import pytest
 
+from core import job_store
 from core.errors import JobNotFound
 from core.job import JobState, Priority
 from core.job_store import JobStore
 from core.redis_steps import RedisClient
 from core.worker_reports import Download, WorkerReport, WorkerState
+from tests.conftest import wait_for
 from tests.core.jobs import claim, submit
 
 
@@ -112,6 +114,22 @@ def test_a_position_counts_the_jobs_before_it(store: JobStore) -> None:
     assert store.position(claim(store)) is None
 
 
+def test_a_jobs_standing_is_all_that_its_view_tells_of_the_queue(store: JobStore) -> None:
+    first, second, urgent = submit(store), submit(store), submit(store, priority=Priority.HIGH)
+    for slot in ("gpu1", "gpu0"):
+        store.report_worker(WorkerReport(slot, True, "", "cuda", "large-v2"), ttl_s=60)
+    for job in (first, second, urgent):
+        standing = store.standing(job)
+        assert (standing.position, standing.backlog, standing.workers) == (store.position(job), store.backlog(), store.workers())
+    assert store.standing(claim(store)).position is None
+
+
+def test_a_silent_worker_is_not_in_a_jobs_standing(store: JobStore, redis: RedisClient) -> None:
+    store.report_worker(WorkerReport("gpu0", True, "", "cuda", "large-v2"), ttl_s=60)
+    redis.delete("spillway:worker:gpu0")
+    assert store.standing(submit(store)).workers == ()
+
+
 def test_a_watcher_sees_every_state_to_the_end(store: JobStore) -> None:
     job_id = submit(store).id
     seen: list[JobState] = []
@@ -123,6 +141,15 @@ def test_a_watcher_sees_every_state_to_the_end(store: JobStore) -> None:
     store.succeed(job, result_key="r")
     watcher.join(timeout=5)
     assert [state for state, before in zip(seen, [None, *seen], strict=False) if state != before] == ["queued", "running", "succeeded"]
+
+
+def test_a_change_whose_hint_got_lost_is_seen_all_the_same(store: JobStore, redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_store, "REREAD_S", 0.1)
+    job_id = submit(store).id
+    watched = store.watch(job_id, quiet_s=0.05)
+    assert next(watched).progress == 0
+    redis.hset(f"spillway:job:{job_id}", "progress", 0.5)
+    wait_for(lambda: next(watched).progress == 0.5, "the record to be read again")
 
 
 def test_a_silent_worker_is_forgotten(store: JobStore) -> None:

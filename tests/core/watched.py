@@ -8,13 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import get_native_id
 
+from core import confined_process
+
 OPENED = 0x20  # inotify(7)'s IN_OPEN
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def children() -> set[str]:
-    """Processes that this thread started and nobody waited for, dead ones included."""
-    return set(Path(f"/proc/self/task/{get_native_id()}/children").read_text().split())
+    """Processes that this thread or the forkserver started and nobody waited for, dead ones included."""
+    forkserver = confined_process._forkserver._pid
+    return (_children_of(f"self/task/{get_native_id()}") | _children_of(f"{forkserver}/task/{forkserver}")) - {str(forkserver)}
+
+
+def _children_of(task: str) -> set[str]:
+    try:
+        return set(Path(f"/proc/{task}/children").read_text().split())
+    except FileNotFoundError:
+        return set()
 
 
 @contextmanager

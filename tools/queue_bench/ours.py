@@ -64,7 +64,7 @@ class Ours:
     def __init__(self, running: LocalStack, folder: Path, recording: Path, seed: int) -> None:
         self._stack, self._recording, self._journal, self._seed = running, recording, Journal(folder / "ours"), seed
         self._redis = connect(running.redis_url)
-        self._store = JobStore(self._redis)
+        self._store, self._ffmpeg = JobStore(self._redis), Ffmpeg(ffmpeg())
 
     def measure(self, load: Load, jobs: int, kill_patience_s: float) -> Measured:
         with SpillwayClient(self._stack.url) as client:
@@ -102,10 +102,13 @@ class Ours:
     async def _under_load(self, measured: Measured, load: Load, ids: Sequence[str]) -> None:
         clients = self._clients()
         watched = self._redis.zrange("spillway:pending:normal", 0, load.streams - 1)  # those that are claimed first
+        opened = time.monotonic()
         streams = [asyncio.create_task(clients.watch(job)) for job in watched]
         polls = [asyncio.create_task(clients.poll(ids, load.poll_s)) for _ in range(load.pollers)]
         await clients.all_watch(len(watched))
+        clients.counted_from = time.monotonic()
         clients.seen.polls_s.clear()
+        measured.counts[f"{len(watched)} streams opened at once: all have spoken after"] = f"{clients.counted_from - opened:.1f} s"
         changes, claims_s = {}, []  # type: dict[Change, float], list[float]
         await asyncio.gather(
             asyncio.to_thread(self._run_jobs, len(watched), load.seconds, changes, claims_s), clients.submit(load.rate, load.seconds)
@@ -141,7 +144,7 @@ class Ours:
 
     def _probe_s(self) -> float:
         begun = time.monotonic()
-        Ffmpeg(ffmpeg()).probe(self._recording)
+        self._ffmpeg.probe(self._recording)
         return time.monotonic() - begun
 
     def _clients(self) -> Clients:

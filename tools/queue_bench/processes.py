@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ATTACH_S = 1.0  # that strace takes
 SETTLE_S = 5.0  # until wake-ups that found nothing left to do have been heard as well
 IDLE_S = 5.0
 
@@ -58,18 +57,23 @@ def fsyncs_per_job(processes: Mapping[str, Sequence[int]], run: Callable[[], obj
 def _counted(processes: Mapping[str, Sequence[int]], act: Callable[[], object]) -> tuple[dict[str, int], float]:
     """Fsyncs by name, and the seconds that they were counted for."""
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.monotonic()
         tracers = [_tracer(pids, Path(folder, name)) for name, pids in processes.items()]
-        time.sleep(ATTACH_S)
+        begun = time.monotonic()
         act()
         seconds = time.monotonic() - begun
         for tracer in tracers:
-            tracer.send_signal(signal.SIGINT)
-            tracer.wait()
+            with tracer:
+                tracer.send_signal(signal.SIGINT)
         return {name: Path(folder, name).read_text().count("sync(") for name in processes}, seconds
 
 
 def _tracer(pids: Sequence[int], into: Path) -> "subprocess.Popen[bytes]":
+    """It traces them all when this returns. Raises `RuntimeError` when it may not."""
     targets = [part for pid in pids for part in ("-p", str(pid))]
-    command = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", str(into), *targets]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    command = ["strace", "-f", "-e", "trace=fsync,fdatasync", "-o", str(into), *targets]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
+    assert tracer.stderr is not None
+    for _ in pids:
+        if b" attached" not in (line := tracer.stderr.readline()):
+            raise RuntimeError(f"strace cannot count fsyncs: {line.decode().strip()}")
+    return tracer
