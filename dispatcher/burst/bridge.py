@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from core.burst import Outcome, Receipt
 from core.bursts import Burst, Bursts, OverCap
-from core.errors import JobNotFound, OurError
+from core.errors import JobNotFound, OurError, RecordBroken
 from core.job import Job, JobState
 from core.job_store import Beat, JobStore, Kept, Runner, Verdict
 from core.log import logger
@@ -125,7 +125,7 @@ class Bridge:
         for job_id, attempt in burst.jobs:
             try:
                 job = self._jobs.get(job_id)
-            except JobNotFound:
+            except (JobNotFound, RecordBroken):  # a broken one is set aside when its lease runs out
                 continue
             if (job.state, job.attempt) == (JobState.RUNNING, attempt):
                 held[job_id] = job
@@ -211,11 +211,13 @@ class Bridge:
             self._jobs.release(job, is_burst_failed=not is_blameless)
 
     def _is_visible(self, job_id: str, key: str) -> bool:
-        """Asked of the record: another dispatcher may have committed it."""
+        """Asked of the record: another dispatcher may have committed it. Of one that is broken nobody knows: nothing is deleted."""
         try:
             return self._jobs.get(job_id).result_key == key
         except JobNotFound:
             return False
+        except RecordBroken:
+            return True
 
     def _drop(self, keys: Iterable[str]) -> None:
         """Transcripts that nobody will see."""
