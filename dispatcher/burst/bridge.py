@@ -45,7 +45,7 @@ class Bridge:
         self.flights: dict[str, Flight] = {}
         self._errands = ThreadPoolExecutor(2, thread_name_prefix="burst-errand")
         self._renewed = -math.inf
-        self._never_called: set[str] = set()  # intents whose reply was lost: they may be in Redis
+        self._never_called: set[str] = set()  # intents that Redis may hold, and that no call followed: it went away in between
 
     def step(self) -> int:
         """How many containers have become free. Raises `StoreUnavailable`; what had ended by then is committed by a later step."""
@@ -72,11 +72,12 @@ class Bridge:
         burst = self._bursts.intend(
             burst_id, job_ids, ME, lease_s=self._limits.lease_s, reserve_usd=reserve_usd, caps=self._money.caps
         )  # fmt: skip
+        held = self._held(burst) if isinstance(burst, Burst) else {}
         self._never_called.remove(burst_id)
         if not isinstance(burst, Burst):
             return burst
         log.info("burst intended", burst=burst.id, jobs=len(burst.jobs), reserved_usd=round(reserve_usd, 4))
-        flight = Flight(burst, self._held(burst), deadline_s)
+        flight = Flight(burst, held, deadline_s)
         self.flights[burst.id] = started_in_background(self._pilot.fly, flight)
         return flight
 
