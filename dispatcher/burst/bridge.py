@@ -50,7 +50,6 @@ class Bridge:
     def step(self) -> int:
         """How many containers have become free. Raises `StoreUnavailable`; what had ended by then is committed by a later step."""
         self._adopt()
-        self._hand_back_unfit()
         replied = self._settle()
         self._beat()
         return replied
@@ -163,25 +162,26 @@ class Bridge:
 
     # Those that have ended
 
-    def _hand_back_unfit(self) -> None:
-        for flight in self.flights.values():
-            for job in flight.unfit:
-                if flight.jobs.get(job.id) is job:
-                    self._jobs.release(job, is_burst_failed=True)
-                    del flight.jobs[job.id]
-
     def _settle(self) -> int:
         replied = 0
         for flight in list(self.flights.values()):
-            if flight.landed is not None:
-                self._commit(flight, flight.landed)
-                cost_usd = self._money.cost_usd(flight, flight.landed, is_last=len(self.flights) == 1)
+            landed = flight.landed  # read first: what cannot be sent was told before
+            self._hand_back_unfit(flight)
+            if landed is not None:
+                self._commit(flight, landed)
+                cost_usd = self._money.cost_usd(flight, landed, is_last=len(self.flights) == 1)
                 self._bursts.settle(flight.burst.id, cost_usd=cost_usd)
-                self._learn(flight, flight.landed)
+                self._learn(flight, landed)
                 del self.flights[flight.burst.id]
-                self._tell(flight, flight.landed, cost_usd)
-                replied += flight.landed.reply is not None and flight.landed.reply.container is not None
+                self._tell(flight, landed, cost_usd)
+                replied += landed.reply is not None and landed.reply.container is not None
         return replied
+
+    def _hand_back_unfit(self, flight: Flight) -> None:
+        for job in flight.unfit:
+            if flight.jobs.get(job.id) is job:
+                self._jobs.release(job, is_burst_failed=True)
+                del flight.jobs[job.id]
 
     def _commit(self, flight: Flight, landed: Landed) -> None:
         """Each step is safe to be repeated. What no receipt speaks of goes back to the queue."""

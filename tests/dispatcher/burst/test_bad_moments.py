@@ -126,6 +126,29 @@ def test_a_bundle_of_which_nothing_can_be_sent_costs_nothing_and_is_not_sent_aga
     assert not box.bridge.breaker.is_open
 
 
+def test_a_recording_that_cannot_be_sent_is_not_sent_again_in_whichever_moment_that_is_found(
+    box: BurstBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, packs = box.box.submit(b"not a recording at all" * 100), threading.Event()
+    flac, settle = Cargo._flac, box.bridge._settle
+
+    def slow(cargo: Cargo, *given: object) -> bytes:
+        packs.wait(10)
+        return flac(cargo, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Cargo, "_flac", slow)
+    flight = box.begin(job)
+
+    def just_before() -> int:
+        packs.set()
+        wait_for(lambda: flight.landed, "the flight to end within the round")
+        return settle()
+
+    monkeypatch.setattr(box.bridge, "_settle", just_before)
+    box.until_settled()
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 1)
+
+
 def test_a_recording_that_cannot_be_sent_does_not_wait_for_the_others(box: BurstBox) -> None:
     good, damaged = box.box.submit(), box.box.submit(b"not a recording at all" * 100)
     box.server.conducts = [Conduct(ends=threading.Event())]
