@@ -115,6 +115,7 @@ class Bridge:
     def _flight_of(self, burst: Burst) -> Flight:
         jobs = self._held(burst)
         flight = Flight(burst, jobs, self._gauges.deadline_s(sum(job.work_s for job in jobs.values())), call_id=burst.call_id)
+        flight.is_offered = burst.call_id is not None
         if burst.called_at is not None:
             flight.called_at = burst.called_at
             flight.called = monotonic() - (self._jobs.clock_s() - burst.called_at)
@@ -192,6 +193,8 @@ class Bridge:
         is_passed_over = landed.reply is not None and landed.reply.refusal is None
         may_be_at_fault = is_lost or is_passed_over or landed.recall == Recall.OVERDUE
         for job in flight.jobs.values():
+            if landed.reply is None and flight.is_offered:  # a container may have it all the same
+                self._revoke(job)
             self._jobs.release(job, is_burst_failed=may_be_at_fault)  # fenced: nothing happens to those that have ended
 
     def _commit_one(self, job: Job, receipt: Receipt, key: str | None) -> None:

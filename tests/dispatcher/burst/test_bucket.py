@@ -2,14 +2,18 @@
 
 import hashlib
 import threading
+from collections.abc import Callable
+
+import pytest
 
 from core.burst import REVOKED, BundleJob, Outcome, Receipt
 from core.errors import ObjectRefused
 from core.file_store import claim_key, product_key, result_key
 from core.job import JobState, Stage
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import WHOLE_USD, BurstBox, state, transcript_of
-from tests.modal_server import Conduct
+from tests.dispatcher.burst.box import WHOLE_USD, BurstBox, runs_here, state, transcript_of
+from tests.modal_server import Conduct, worker_lost
+from tests.modal_wire import Fault
 
 
 def stored(box: BurstBox, job: BundleJob) -> Receipt:
@@ -94,6 +98,33 @@ def test_a_call_that_nobody_knows_of_is_fenced_by_its_claim(bucket_box: BurstBox
     box.until_settled()
     wait_for(lambda: claim_of(box, job.id) == REVOKED, "the claim to be written over")
     assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
+
+
+def no_answer(box: BurstBox) -> None:
+    box.send_timeout_s = 0.5
+    box.bridge = box.another()
+    box.server.faults = [Fault("FunctionMap", is_silent=True, times=100)]
+
+
+def lost(box: BurstBox) -> None:
+    box.server.conducts = [Conduct(ending=worker_lost())]
+
+
+def overdue(box: BurstBox) -> None:
+    box.server.conducts = [Conduct(ends=threading.Event())]
+    box.startup_s = 0.2
+    box.bridge = box.another()
+
+
+@pytest.mark.parametrize("fault", [no_answer, lost, overdue])
+def test_a_container_that_may_still_have_a_job_that_went_back_is_told(bucket_box: BurstBox, fault: Callable[[BurstBox], None]) -> None:
+    box = bucket_box
+    fault(box)
+    job = box.box.submit()
+    box.begin(job, deadline_s=0.2)
+    box.until_settled()
+    wait_for(lambda: claim_of(box, job.id) == REVOKED, "the claim to be written over")
+    runs_here(box, job)
 
 
 def claim_of(box: BurstBox, job_id: str) -> bytes:
