@@ -69,14 +69,15 @@ class Bridge:
         """A call with those of the jobs that are still pending; None when none of them is."""
         self._never_called.add(burst_id := uuid4().hex)
         burst = self._bursts.intend(
-            burst_id, job_ids, ME, lease_s=self._limits.lease_s, reserve_usd=reserve_usd, caps=self._money.caps
+            burst_id, job_ids, ME,
+            lease_s=self._limits.lease_s, deadline_s=deadline_s, reserve_usd=reserve_usd, caps=self._money.caps,
         )  # fmt: skip
         held = self._held(burst) if isinstance(burst, Burst) else {}
         self._never_called.remove(burst_id)
         if not isinstance(burst, Burst):
             return burst
         log.info("burst intended", burst=burst.id, jobs=len(burst.jobs), reserved_usd=round(reserve_usd, 4))
-        flight = Flight(burst, held, deadline_s)
+        flight = Flight(burst, held)
         self.flights[burst.id] = started_in_background(self._pilot.fly, flight)
         return flight
 
@@ -113,9 +114,7 @@ class Bridge:
         self._renewed = -math.inf  # before anybody judges their leases
 
     def _flight_of(self, burst: Burst) -> Flight:
-        jobs = self._held(burst)
-        flight = Flight(burst, jobs, self._gauges.deadline_s(sum(job.work_s for job in jobs.values())), call_id=burst.call_id)
-        flight.is_offered = burst.call_id is not None
+        flight = Flight(burst, self._held(burst), is_offered=burst.call_id is not None, call_id=burst.call_id)
         if burst.called_at is not None:
             flight.called_at = burst.called_at
             flight.called = monotonic() - (self._jobs.clock_s() - burst.called_at)

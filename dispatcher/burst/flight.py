@@ -56,7 +56,6 @@ class Flight:
 
     burst: Burst
     jobs: dict[str, Job]  # still ours, by id; the loop's alone
-    deadline_s: float  # for the work in the container, from when it begins
     began: float = field(default_factory=monotonic)
     unfit: tuple[Job, ...] = ()  # whose recordings cannot be sent
     is_offered: bool = False  # Modal was asked to take it
@@ -133,7 +132,7 @@ class Pilot:
                 raise Unsent(flight.recall or Recall.LOCAL_IS_IDLE)
 
         try:
-            bundle, recordings, unfit = self._cargo.packed(tuple(flight.jobs.values()), deadline_s=flight.deadline_s, check=check)
+            bundle, recordings, unfit = self._cargo.packed(tuple(flight.jobs.values()), deadline_s=flight.burst.deadline_s, check=check)
         except (OurError, OSError) as error:  # of the file store, which is away: no fault of Modal's, but nothing can go there
             raise CallFailed(Why.AWAY, f"the recordings cannot be read: {error}") from error
         flight.unfit = tuple(unfit)
@@ -186,7 +185,7 @@ class Pilot:
             log.warning("call not cancelled", call=call_id, reason=str(failure))
 
     def _overtime_s(self, flight: Flight) -> float:
-        return monotonic() - (flight.called or flight.began) - self._startup_s - flight.deadline_s
+        return monotonic() - (flight.called or flight.began) - self._startup_s - flight.burst.deadline_s
 
     def _keys(self, flight: Flight, reply: Reply) -> dict[str, str]:
         """Waits for a file store that is full or away: the results are here, and another run costs money."""

@@ -17,7 +17,7 @@ def test_the_queue_tells_what_bursts_cost_by_day_and_why_they_pause(box: Box) ->
     bursts = Bursts(box.redis, box.jobs)
     first, second = box.submitted(), box.submitted()
     for job_id in (first, second):
-        burst = bursts.intend(job_id, [job_id], MODAL, lease_s=60, reserve_usd=0.1, caps=Caps(1, 25))
+        burst = bursts.intend(job_id, [job_id], MODAL, lease_s=60, deadline_s=180, reserve_usd=0.1, caps=Caps(1, 25))
         assert isinstance(burst, Burst)
     bursts.settle(first, cost_usd=0.03)
     bursts.tell(BurstOutlook(is_paused=True, reason="Modal refuses the token", why=("two jobs would wait too long",)), ttl_s=60)

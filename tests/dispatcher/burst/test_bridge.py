@@ -34,7 +34,7 @@ def test_a_bundle_goes_and_its_results_come(box: BurstBox) -> None:
     assert key is not None
     assert b'"runner":"modal"' in box.box.files.read(key)
     (bundle,) = box.heard
-    assert (bundle.jobs[1].options.language, bundle.jobs[1].work_s, bundle.deadline_s) == ("en", 0.5, flight.deadline_s)
+    assert (bundle.jobs[1].options.language, bundle.jobs[1].work_s, bundle.deadline_s) == ("en", 0.5, flight.burst.deadline_s)
     assert (box.ledger().spent_usd, box.ledger().reserved_usd, box.ledger().calls, box.ledger().jobs) == (WHOLE_USD, 0, 1, 2)
 
 
@@ -154,7 +154,7 @@ def test_a_result_that_comes_after_the_cancel_is_dropped(box: BurstBox) -> None:
 
 def test_a_dispatcher_that_died_before_the_call_was_made_leaves_nothing_held(box: BurstBox) -> None:
     job = box.box.submit()
-    box.bursts.intend("b", [job.id], Runner("modal", "bridge"), lease_s=60, reserve_usd=RESERVE_USD, caps=box.caps)
+    box.bursts.intend("b", [job.id], Runner("modal", "bridge"), lease_s=60, deadline_s=60, reserve_usd=RESERVE_USD, caps=box.caps)
     box.bridge = box.another()
     box.until_settled()
     assert state(box, job) == (JobState.QUEUED, 1, 0, 0)

@@ -40,3 +40,20 @@ def test_a_redis_that_goes_between_intent_and_call_costs_nothing(box: BurstBox, 
     box.until_settled()
     assert (state(box, job), box.server.calls) == ((JobState.QUEUED, 1, 0, 0), {})
     assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (0, 0)
+
+
+def test_a_call_keeps_the_time_that_it_was_given(box: BurstBox) -> None:
+    """Whatever the next dispatcher knows of Modal's speed, and however few of the call's jobs are still wanted."""
+    wanted, gone, ends = box.box.submit(), box.box.submit(), threading.Event()
+    box.server.conducts = [Conduct(ends=ends)]
+    box.begin(wanted, gone, deadline_s=3000)
+    call_id = call_kept(box)
+    box.bridge.close()
+    box.box.redis.hincrby(f"spillway:burst:{box.bursts.under_way()[0].id}", "called_at", -2_000_000)
+    box.store.delete(gone.id)
+    box.bridge, asked = box.another(), len(box.server.heard)
+    box.step_until(lambda: box.server.heard[asked:].count("FunctionGetOutputs") > 3, "the call to be asked for some times")
+    assert not box.server.calls[call_id].is_cancelled.is_set()
+    ends.set()
+    box.until_settled()
+    assert state(box, wanted) == (JobState.SUCCEEDED, 1, 0, 0)
