@@ -152,20 +152,29 @@ class Pilot:
 
     def _home(self, flight: Flight) -> Landed:
         assert flight.call_id is not None
-        while True:
-            if flight.stopping.is_set():
-                raise Stopped
-            try:  # a reply that is there is taken, however late: it is paid for
-                if (reply := self._modal.poll(flight.call_id)) is not None:
-                    return Landed(reply=reply, keys=self._keys(flight, reply))
-                if (recall := self._recalled(flight)) is not None:
-                    self._end(flight.call_id)
-                    return Landed(recall=recall)
+        is_away = False
+        while not flight.stopping.is_set():
+            try:
+                if (landed := self._ended(flight, flight.call_id)) is not None:
+                    return landed
+                is_away = False
             except CallFailed as failure:
                 if failure.why == Why.BROKE or self._overtime_s(flight) > AWAY_MOST_S:
                     raise
-                log.warning("burst cannot be asked for", burst=flight.burst.id, reason=str(failure))
+                if not is_away:  # said once: it may last for hours
+                    log.warning("burst cannot be asked for", burst=flight.burst.id, reason=str(failure))
+                is_away = True
             flight.stopping.wait(self._poll_s)
+        raise Stopped
+
+    def _ended(self, flight: Flight, call_id: str) -> Landed | None:
+        """A reply that is there is taken, however late: it is paid for."""
+        if (reply := self._modal.poll(call_id)) is not None:
+            return Landed(reply=reply, keys=self._keys(flight, reply))
+        if (recall := self._recalled(flight)) is not None:
+            self._end(call_id)
+            return Landed(recall=recall)
+        return None
 
     def _recalled(self, flight: Flight) -> Recall | None:
         """Why the call is to be ended, if it is."""

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 from grpclib import Status
+from structlog.testing import capture_logs
 
 from core.job import JobState
 from dispatcher.burst.calls import Place
 from tests.conftest import free_port, wait_for
 from tests.dispatcher.burst.box import (
     RESERVE_USD,
+    WHOLE_USD,
     BurstBox,
     not_deployed,
     runs_here,
@@ -130,6 +132,10 @@ def test_an_absence_while_a_call_runs_is_waited_out(box: BurstBox) -> None:
     flight = box.begin(job)
     wait_for(lambda: flight.call_id, "the call to be made")
     box.server.faults = [Fault("FunctionGetOutputs", Status.UNAVAILABLE, "back soon", times=12)]
-    ends.set()
-    box.until_settled()
+    with capture_logs() as logs:
+        ends.set()
+        box.until_settled()
     assert state(box, job) == (JobState.SUCCEEDED, 1, 0, 0)
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (WHOLE_USD, 0)
+    said = [(line["event"], "not to be reached" in line["reason"]) for line in logs if line["log_level"] == "warning"]
+    assert said == [("burst cannot be asked for", True)]
