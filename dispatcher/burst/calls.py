@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import modal
+from aiohttp import ClientError  # what Modal's client asks its storage by
 
 from core.burst import DEPLOY, Bundle, Reply
 from core.errors import OurError
@@ -19,6 +20,7 @@ ASK_TIMEOUT_S = 20.0  # a peer that takes connections and says nothing held the 
 SEND_TIMEOUT_S = 60.0
 CLOSE_S = 2.0
 SLOWEST_UPLOAD = 100_000.0  # bytes per second; slower and a burst is no help
+REPLY_NOT_GIVEN = "Get from url"  # so modal 1.6.4 begins what it says of a reply in its storage, which large ones go to
 MOST_HUNG = 8  # calls whose time is up and that have not come back
 
 
@@ -63,9 +65,16 @@ class ModalCalls:
     def spawn(self, bundle: Bundle, recordings: Mapping[str, bytes]) -> str:
         """The call's id. A failure says that nothing was started, save `Why.BROKE`: then nobody knows."""
         timeout_s = self._send_timeout_s + sum(map(len, recordings.values())) / SLOWEST_UPLOAD
+        method = self._asked(self._found)  # so that a Modal that is not to be reached is known to have begun nothing
+
+        def send() -> str:
+            try:
+                return str(method.spawn(bundle.plain(), dict(recordings)).object_id)
+            except known.ExecutionError as error:  # of the storage that recordings go to before the call is made
+                raise CallFailed(Why.AWAY, "Modal's storage does not take the recordings") from error
+
         try:
-            method = self._asked(self._found)  # so that a Modal that is not to be reached is known to have begun nothing
-            return str(self._bounded(lambda: method.spawn(bundle.plain(), dict(recordings)).object_id, timeout_s))
+            return self._bounded(send, timeout_s)
         except TimeoutError:
             raise CallFailed(Why.BROKE, f"Modal did not take the call within {timeout_s:.0f} s") from None
 
@@ -77,6 +86,10 @@ class ModalCalls:
                 return Reply.read(self._call(call_id).get(timeout=0))
             except TimeoutError:
                 return None
+            except known.ExecutionError as error:
+                if not str(error).startswith(REPLY_NOT_GIVEN):
+                    raise
+                raise CallFailed(Why.AWAY, "Modal's storage does not give the reply") from error
 
         return self._asked(ask)
 
@@ -180,5 +193,5 @@ MEANINGS: tuple[tuple[tuple[type[Exception], ...], Why, str], ...] = (
     ((known.FunctionTimeoutError,), Why.BROKE, f"the call took longer than {variable('modal_timeout_s')}"),
     ((known.OutputExpiredError,), Why.BROKE, "Modal does not know the call any more"),
     ((known.InternalFailure, known.RemoteError, known.ExecutionError), Why.BROKE, "the container on Modal was lost, or broke"),
-    ((known.Error, OSError), Why.AWAY, "Modal is not to be reached, or not well"),
+    ((known.Error, OSError, ClientError), Why.AWAY, "Modal is not to be reached, or not well"),
 )  # fmt: skip

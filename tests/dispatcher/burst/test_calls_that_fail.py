@@ -1,5 +1,7 @@
 """Calls that Modal does not take, or that end without a reply, with Modal's own client."""
 
+import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -8,8 +10,10 @@ import pytest
 from grpclib import Status
 from structlog.testing import capture_logs
 
+from core.burst import BundleJob, Receipt
 from core.job import JobState
 from dispatcher.burst.calls import Place
+from dispatcher.burst.cargo import Cargo
 from tests.conftest import free_port, wait_for
 from tests.dispatcher.burst.box import (
     RESERVE_USD,
@@ -18,6 +22,7 @@ from tests.dispatcher.burst.box import (
     not_deployed,
     runs_here,
     state,
+    succeeded,
 )
 from tests.modal_server import Conduct, Result, crashed, raised, raised_unknown, timed_out, worker_lost
 from tests.modal_wire import Fault
@@ -124,6 +129,36 @@ def test_a_silent_peer_holds_nobody(box: BurstBox) -> None:
     box.until_settled()
     assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
     assert box.ledger().spent_usd == RESERVE_USD  # nobody knows whether it was taken
+
+
+def test_a_storage_of_modals_that_takes_no_recording_costs_nothing(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cargo, "_flac", lambda *_: os.urandom(20_000))
+    box.server.faults = [Fault("put_blob", times=100)]
+    job = box.box.submit()
+    box.begin(job)
+    box.until_settled()
+    assert (state(box, job), box.server.calls) == ((JobState.QUEUED, 1, 0, 0), {})
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (0, 0)
+    assert box.bridge.breaker.reason == "Modal's storage does not take the recordings"
+
+
+@pytest.mark.parametrize("breaks_off", [False, True], ids=["refused", "broken off"])
+def test_a_storage_of_modals_that_does_not_give_a_reply_is_asked_again(box: BurstBox, breaks_off: bool) -> None:
+    """What lies there is paid for."""
+    job = box.box.submit()
+    box.says = large
+    box.server.faults = [Fault("get_blob", loses_reply=breaks_off, times=8)]
+    box.begin(job)
+    box.until_settled()
+    assert state(box, job) == (JobState.SUCCEEDED, 1, 0, 0)
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (WHOLE_USD, 0)
+
+
+def large(job: BundleJob) -> Receipt:
+    """More than comes with the answer itself."""
+    receipt = succeeded(job)
+    content = (receipt.transcript or "") + " " * 3 * 1024**2
+    return receipt.model_copy(update={"transcript": content, "sha256": hashlib.sha256(content.encode()).hexdigest()})
 
 
 def test_an_absence_while_a_call_runs_is_waited_out(box: BurstBox) -> None:
