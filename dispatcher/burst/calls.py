@@ -66,15 +66,8 @@ class ModalCalls:
         """The call's id. A failure says that nothing was started, save `Why.BROKE`: then nobody knows."""
         timeout_s = self._send_timeout_s + sum(map(len, recordings.values())) / SLOWEST_UPLOAD
         method = self._asked(self._found)  # so that a Modal that is not to be reached is known to have begun nothing
-
-        def send() -> str:
-            try:
-                return str(method.spawn(bundle.plain(), dict(recordings)).object_id)
-            except known.ExecutionError as error:  # of the storage that recordings go to before the call is made
-                raise CallFailed(Why.AWAY, "Modal's storage does not take the recordings") from error
-
         try:
-            return self._bounded(send, timeout_s)
+            return self._bounded(lambda: _sent(method, bundle, recordings), timeout_s)
         except TimeoutError:
             raise CallFailed(Why.BROKE, f"Modal did not take the call within {timeout_s:.0f} s") from None
 
@@ -154,7 +147,8 @@ class ModalCalls:
         """Raises `TimeoutError` when its time is up; its thread is left behind, as nothing ends a call that hangs inside the client."""
         self._hung = [thread for thread in self._hung if thread.is_alive()]
         if len(self._hung) >= MOST_HUNG:
-            raise CallFailed(Why.AWAY, f"{len(self._hung)} calls to Modal hang: none is begun until one has ended")
+            self._hang_up()
+            raise CallFailed(Why.AWAY, f"{len(self._hung)} calls to Modal hang: it is connected to anew")
         answer: Future[Answer] = Future()
         thread = threading.Thread(target=_answer, args=(call, answer), name="modal", daemon=True)
         thread.start()
@@ -163,6 +157,21 @@ class ModalCalls:
         except TimeoutError:
             self._hung.append(thread)
             raise
+
+    def _hang_up(self) -> None:
+        """Ends what hangs on the connection, which may never be answered, with whatever else is asked on it."""
+        hung, self._connected = self._connected, None
+        if hung is not None:
+            threading.Thread(target=hung.close, name="modal-hang-up", daemon=True).start()
+
+
+def _sent(method: Any, bundle: Bundle, recordings: Mapping[str, bytes]) -> str:
+    try:
+        return str(method.spawn(bundle.plain(), dict(recordings)).object_id)
+    except known.ExecutionError as error:  # of the storage that recordings go to before the call is made
+        raise CallFailed(Why.AWAY, "Modal's storage does not take the recordings") from error
+    except known.ClientClosed as error:
+        raise CallFailed(Why.BROKE, "the connection to Modal was given up while the call was sent") from error
 
 
 def _answer(call: Callable[[], Answer], answer: "Future[Answer]") -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from core.burst import BundleJob, Receipt
 from core.job import JobState
-from dispatcher.burst.calls import Place
+from dispatcher.burst.calls import MOST_HUNG, Place
 from dispatcher.burst.cargo import Cargo
 from tests.conftest import free_port, wait_for
 from tests.dispatcher.burst.box import (
@@ -129,6 +129,24 @@ def test_a_silent_peer_holds_nobody(box: BurstBox) -> None:
     box.until_settled()
     assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
     assert box.ledger().spent_usd == RESERVE_USD  # nobody knows whether it was taken
+
+
+def test_a_modal_that_was_silent_for_long_is_reached_once_it_answers(box: BurstBox) -> None:
+    """What hung meanwhile may hang for good."""
+    box.send_timeout_s = 0.3
+    box.bridge = box.another()
+    box.server.faults = [Fault("FunctionMap", is_silent=True, times=MOST_HUNG)]
+    job = box.box.submit()
+    for _ in range(MOST_HUNG):
+        box.begin(job)
+        box.until_settled()
+
+    def is_reached() -> bool:
+        box.begin(job)
+        box.until_settled()
+        return state(box, job)[0] == JobState.SUCCEEDED
+
+    wait_for(is_reached, "a call to come through")
 
 
 def test_a_storage_of_modals_that_takes_no_recording_costs_nothing(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
