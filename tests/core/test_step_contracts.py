@@ -111,7 +111,7 @@ def test_every_step_has_its_row_here() -> None:
 def test_a_step_that_cannot_read_what_it_is_told_changes_nothing(quick_redis: RedisClient, step: str) -> None:
     steps, is_ = RedisSteps(quick_redis, NAMESPACE), world(quick_redis)
     for place in range(len(CALLS[step](is_))):
-        for broken in ("{", "nan", "1.5"):
+        for broken in ("{", "nan", "1.5", "1e300"):
             arguments = CALLS[step](is_)
             arguments[place] = broken
             before = Recorded(quick_redis)
