@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpclib import Status
@@ -19,7 +20,7 @@ from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Recall
 from tests.conftest import RedisServer, wait_for
 from tests.dispatcher.burst.box import RESERVE_USD, SECONDS, WHOLE_USD, BurstBox, ended, runs_here, state
-from tests.modal_server import Conduct, ModalServer
+from tests.modal_server import Call, Conduct, ModalServer
 from tests.modal_wire import Fault
 from tests.worker.box import Box
 
@@ -347,6 +348,24 @@ def test_a_stage_that_nobody_knows_is_a_reply_that_cannot_be_read(box: BurstBox)
     box.until_settled()
     assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
     assert "cannot be read" in box.bridge.breaker.reason
+
+
+@pytest.mark.parametrize("nonsense", [{"seconds": 1e300}, {"stages_s": {"asr": 1e300}}], ids=lambda nonsense: next(iter(nonsense)))
+def test_a_reply_that_cannot_be_true_stops_nobody(box: BurstBox, nonsense: dict[str, Any]) -> None:
+    job, answer = box.box.submit(), box.answer
+
+    def says(call: Call) -> object:
+        reply = answer(call)
+        place = reply if "seconds" in nonsense else reply["receipts"][0]
+        place.update(nonsense)
+        return reply
+
+    box.server.remote = says
+    box.begin(job)
+    box.until_settled()
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (RESERVE_USD, 0)
+    assert "cannot be read (1 faults)" in box.bridge.breaker.reason
 
 
 def test_a_recording_that_is_gone_is_left_to_a_local_worker_to_tell(box: BurstBox) -> None:
