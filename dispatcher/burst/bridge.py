@@ -1,8 +1,7 @@
 """Between the queue and Modal: takes jobs as the policy says, keeps their leases, commits what comes home, settles what it cost."""
 
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -10,13 +9,14 @@ from uuid import uuid4
 
 from core.burst import Outcome, Receipt
 from core.bursts import Burst, Bursts, OverCap
-from core.errors import JobNotFound, OurError, RecordBroken
+from core.errors import JobNotFound, RecordBroken
 from core.job import Job, JobState
 from core.job_store import Beat, JobStore, Kept, Runner, Verdict
 from core.log import logger
 from dispatcher.burst.breaker import Breaker
 from dispatcher.burst.calls import CallFailed, Why
 from dispatcher.burst.cargo import Cargo
+from dispatcher.burst.errands import Errands
 from dispatcher.burst.flight import Flight, Landed, Pilot, Recall, receipts_of, started_in_background
 from dispatcher.burst.gauges import Gauges
 from dispatcher.burst.settling import Money, failure_of
@@ -43,7 +43,7 @@ class Bridge:
         self._limits, self._money = limits, money
         self.breaker = Breaker()
         self.flights: dict[str, Flight] = {}
-        self._errands = ThreadPoolExecutor(2, thread_name_prefix="burst-errand")
+        self._errands = Errands()
         self._renewed = -math.inf
         self._never_called: set[str] = set()  # intents that Redis may hold, and that no call followed: it went away in between
 
@@ -62,7 +62,7 @@ class Bridge:
         for flight in self.flights.values():
             if flight.thread:
                 flight.thread.join(max(0.0, deadline - monotonic()))
-        self._errands.shutdown(wait=False, cancel_futures=True)
+        self._errands.close()
         self._pilot.close()
 
     def begin(self, job_ids: tuple[str, ...], *, reserve_usd: float, deadline_s: float) -> Flight | OverCap | None:
@@ -147,18 +147,7 @@ class Bridge:
         self._renewed = monotonic() if renew else self._renewed
 
     def _revoke(self, job: Job) -> None:
-        self._errand(partial(self._cargo.revoke, job.id, job.attempt), "attempt not revoked: its result is dropped when it comes")
-
-    def _errand(self, act: Callable[[], None], otherwise: str) -> None:
-        """What a file store may take its time for, and nobody waits for."""
-
-        def run() -> None:
-            try:
-                act()
-            except (OurError, OSError) as error:
-                log.warning(otherwise, reason=str(error))
-
-        self._errands.submit(run)
+        self._errands.send(partial(self._cargo.revoke, job.id, job.attempt), "attempt not revoked: its result is dropped when it comes")
 
     # Those that have ended
 
@@ -225,7 +214,7 @@ class Bridge:
     def _drop(self, keys: Iterable[str]) -> None:
         """Transcripts that nobody will see."""
         for key in keys:
-            self._errand(partial(self._cargo.files.delete, key), "result not deleted: it is swept when it is old")
+            self._errands.send(partial(self._cargo.files.delete, key), "result not deleted: it is swept when it is old")
 
     def _learn(self, flight: Flight, landed: Landed) -> None:
         if (failure := failure_of(flight, landed)) is not None:
