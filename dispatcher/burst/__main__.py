@@ -163,7 +163,7 @@ def _judge(settings: Settings, parts: Parts, reply: Reply, seconds: float) -> in
         print(f"burst check: {broken.message if broken else 'the container said nothing of itself'}", file=sys.stderr)
         return 1
     about = reply.container
-    cold_s = max(about.cold_start_s, seconds - reply.seconds) if about.bundles_before == 0 else 0.0
+    cold_s = parts.gauges.cold_start_s_of(about, seconds - reply.seconds) if about.bundles_before == 0 else 0.0
     cost_usd = paid_per_s(about.device, settings.modal_gpus) * (cold_s + reply.seconds + settings.modal_scaledown_s)
     parts.bursts.post(cost_usd)
     if cold_s:

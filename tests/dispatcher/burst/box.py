@@ -56,7 +56,7 @@ class BurstBox:
     def another(self) -> Bridge:
         """As the next dispatcher builds it: it knows nothing but what is in Redis."""
         cargo = Cargo(self.box.files, self.box.ffmpeg, self.bucket)
-        self.gauges = Gauges(self.bursts, lambda: self.own_stacks, timeout_s=600)
+        self.gauges = Gauges(self.bursts, lambda: self.own_stacks, startup_s=600, timeout_s=600)
         calls = self.calls(self.place, ask_timeout_s=self.ask_timeout_s, send_timeout_s=self.send_timeout_s)
         built = Bridge(
             self.store,

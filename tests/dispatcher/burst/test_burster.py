@@ -1,6 +1,7 @@
 """Decisions that become calls: the real policy, a real store, Modal's own client."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -117,6 +118,20 @@ def test_a_modal_that_failed_is_tried_by_one_call(box: BurstBox) -> None:
     ends.set()
     until(burster, lambda: have_ended(box, *jobs), "all to go once it is well")
     assert not box.bridge.breaker.is_open
+
+
+def test_a_long_wait_for_a_container_does_not_end_bursting(box: BurstBox) -> None:
+    """Once a start were too dear for the caps nothing would go, and no better start be measured."""
+    box.box.redis.delete("spillway:burst_figures")
+    answer = box.answer
+    box.server.remote = lambda call: answer(call) | {"started_at": time.time() + 2400}
+    box.begin(box.box.submit())
+    box.step_until(lambda: not box.bursts.under_way(), "the call to be settled")
+    box.server.remote = answer
+    box.bursts.measure(real_time_factor=10.0)
+    jobs = [box.box.submit(duration_s=800) for _ in range(8)]
+    burster = burster_of(box)
+    until(burster, lambda: any(state(box, job)[0] == JobState.SUCCEEDED for job in jobs), "jobs to go")
 
 
 def test_a_call_that_no_container_has_begun_comes_back_to_an_idle_gpu(box: BurstBox) -> None:
