@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from core.burst import Bundle, BundleJob, Container, Outcome, Receipt, Reply, Stack
 from core.bursts import Bursts, Caps, DayOfLedger
 from core.file_store import result_key
 from core.job import Job, JobFailure, JobState
 from core.job_store import Runner
 from core.transcript import Models, Run, Transcript
-from dispatcher.burst.bridge import Bridge, Limits
+from dispatcher.burst.bridge import SLOT, Bridge, Limits
 from dispatcher.burst.calls import ModalCalls, Place
 from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Flight, Pilot
@@ -20,6 +22,7 @@ from dispatcher.burst.gauges import Gauges
 from dispatcher.burst.settling import Money
 from dispatcher.reclaim import Reclaimer
 from tests.conftest import wait_for
+from tests.core.recorded import Recorded
 from tests.modal_server import Call, ModalServer
 from tests.worker.box import Box
 
@@ -106,6 +109,19 @@ class BurstBox:
     def close(self) -> None:
         for built in self._built:
             built.close()
+
+    def check(self) -> None:
+        """What holds at every moment, whatever happened before: nothing lost, nothing doubled, and the ledger right."""
+        recorded, under_way = Recorded(self.box.redis), self.bursts.under_way()
+        recorded.check_jobs()
+        days = self.bursts.ledger(self.bursts.today()[:7])
+        assert sum(day.reserved_usd for day in days) == pytest.approx(sum(burst.reserved_usd for burst in under_way))
+        in_calls = {pair for burst in under_way for pair in burst.jobs}
+        on_modal = {(job_id, int(job["attempt"])) for job_id, job in recorded.jobs.items() if job.get("slot") == SLOT}
+        assert on_modal <= in_calls, "a job is held for Modal that no call has"
+        for job in recorded.jobs.values():
+            if job["state"] == JobState.SUCCEEDED and job["runner"] == "modal":
+                assert hashlib.sha256(self.box.files.read(job["result_key"])).hexdigest() == job["result_sha256"]
 
 
 def succeeded(job: BundleJob) -> Receipt:

@@ -31,6 +31,7 @@ def box(redis_url: str, tmp_path: Path, ffmpeg: str, modal_server: ModalServer) 
     opened = BurstBox(worker, tmp_path / "files", modal_server)
     yield opened
     opened.close()
+    opened.check()
     worker.close()
 
 
