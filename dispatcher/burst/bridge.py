@@ -1,7 +1,7 @@
 """Between the queue and Modal: takes jobs as the policy says, keeps their leases, commits what comes home, settles what it cost."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -158,6 +158,7 @@ class Bridge:
             self._hand_back_unfit(flight)
             if landed is not None:
                 self._commit(flight, landed)
+                self._drop(flight, landed.keys)
                 cost_usd = self._money.cost_usd(flight, landed, is_last=len(self.flights) == 1)
                 self._bursts.settle(flight.burst.id, cost_usd=cost_usd)
                 self._learn(flight, landed)
@@ -176,7 +177,6 @@ class Bridge:
         """Each step is safe to be repeated. What no receipt speaks of goes back to the queue."""
         for job, receipt in receipts_of(landed.reply, flight.jobs) if landed.reply else ():
             self._commit_one(job, receipt, landed.keys.get(job.id))
-        self._drop(key for job_id, key in landed.keys.items() if not self._is_visible(job_id, key))
         is_lost = landed.failure is not None and landed.failure.why == Why.BROKE and flight.call_id is not None
         is_passed_over = landed.reply is not None and landed.reply.refusal is None
         may_be_at_fault = is_lost or is_passed_over or landed.recall == Recall.OVERDUE
@@ -202,19 +202,20 @@ class Bridge:
             )
             self._jobs.release(job, is_burst_failed=not is_blameless)
 
-    def _is_visible(self, job_id: str, key: str) -> bool:
-        """Asked of the record: another dispatcher may have committed it. Of one that is broken nobody knows: nothing is deleted."""
-        try:
-            return self._jobs.get(job_id).result_key == key
-        except JobNotFound:
-            return False
-        except RecordBroken:
-            return True
-
-    def _drop(self, keys: Iterable[str]) -> None:
-        """Transcripts that nobody will see."""
-        for key in keys:
-            self._errands.send(partial(self._cargo.files.delete, key), "result not deleted: it is swept when it is old")
+    def _drop(self, flight: Flight, keys: Mapping[str, str]) -> None:
+        """Transcripts that nobody will see, and whatever a container wrote of jobs that were deleted meanwhile. Asked of the records:
+        another dispatcher may have committed a result, and of a broken one nobody knows."""
+        otherwise = "files of a burst not deleted: they are swept when they are old"
+        for job_id, attempt in flight.burst.jobs:
+            try:
+                visible, key = self._jobs.get(job_id).result_key, keys.get(job_id)
+            except JobNotFound:
+                self._errands.send(partial(self._cargo.forget, job_id, attempt), otherwise)
+            except RecordBroken:
+                continue
+            else:
+                if key is not None and key != visible:
+                    self._errands.send(partial(self._cargo.files.delete, key), otherwise)
 
     def _learn(self, flight: Flight, landed: Landed) -> None:
         if (failure := failure_of(flight, landed)) is not None:

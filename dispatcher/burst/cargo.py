@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from core.burst import REVOKED, Bundle, BundleJob, Receipt
 from core.errors import DiskFull, InvalidMedia, OurError, StorageUnavailable
-from core.file_store import FileStore, claim_key, result_key
-from core.job import Job
+from core.file_store import FileStore, claim_key, product_key, result_key
+from core.job import Job, Stage
 from core.job_files import check_input
 from core.media import Ffmpeg, longest_s
 
@@ -81,6 +81,12 @@ class Cargo:
         """Ends the job in its container, alone, where there is a bucket to say it by."""
         if self.bucket is not None:
             self.files.write(claim_key(job_id, attempt), REVOKED)
+
+    def forget(self, job_id: str, attempt: int) -> None:
+        """All that an attempt may have written."""
+        products = (product_key(job_id, attempt, stage) for stage in Stage)
+        for key in (claim_key(job_id, attempt), result_key(job_id, attempt), *products):
+            self.files.delete(key)
 
     def _flac(self, job: Job, check: Callable[[], None]) -> bytes:
         options, most_s = job.options, longest_s(job.work_s)

@@ -136,8 +136,4 @@ def claim_of(box: BurstBox, job_id: str) -> bytes:
 
 
 def is_there(box: BurstBox, key: str) -> bool:
-    try:
-        box.box.files.read(key)
-    except FileNotFoundError:
-        return False
-    return True
+    return key in [listed.key for listed in box.box.files.listed(key.rpartition("/")[0])]
