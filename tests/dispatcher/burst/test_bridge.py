@@ -12,6 +12,7 @@ from tests.conftest import wait_for
 from tests.dispatcher.burst.box import (
     DOLLARS_PER_S,
     RESERVE_USD,
+    SCALEDOWN_S,
     SECONDS,
     WHOLE_USD,
     BurstBox,
@@ -83,6 +84,7 @@ def test_a_call_that_was_preempted_and_run_twice_has_one_result(box: BurstBox) -
     box.until_settled()
     assert len(box.heard) == 2
     assert state(box, job) == (JobState.SUCCEEDED, 1, 0, 0)
+    assert box.ledger().spent_usd == WHOLE_USD
     assert box.files_of(job) == ["input", "transcript-1.json"]
 
 
@@ -95,7 +97,7 @@ def test_a_call_that_no_container_has_begun_is_taken_back(box: BurstBox) -> None
     box.until_settled()
     assert box.server.calls[str(flight.call_id)].terminates_containers
     assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
-    assert box.ledger().reserved_usd == 0
+    assert DOLLARS_PER_S * SCALEDOWN_S < box.ledger().spent_usd < RESERVE_USD
     runs_here(box, job)
 
 
@@ -122,6 +124,8 @@ def test_a_call_that_is_overdue_is_ended_with_its_container(box: BurstBox) -> No
     assert flight.landed.recall == Recall.OVERDUE
     assert box.server.calls[str(flight.call_id)].terminates_containers
     assert state(box, job) == (JobState.QUEUED, 1, 0, 1)
+    assert DOLLARS_PER_S * SCALEDOWN_S < box.ledger().spent_usd < RESERVE_USD
+    runs_here(box, job)
 
 
 def test_a_cancel_reaches_the_container_once_nobody_wants_its_jobs(box: BurstBox) -> None:
@@ -208,6 +212,7 @@ def test_a_dispatcher_that_was_down_for_longer_than_a_lease_finds_its_jobs_still
     ends.set()
     box.until_settled()
     assert state(box, job) == (JobState.SUCCEEDED, 1, 0, 0)
+    assert box.ledger().spent_usd == pytest.approx(WHOLE_USD)
 
 
 def test_two_dispatchers_that_both_think_they_lead_commit_once(box: BurstBox) -> None:
