@@ -6,26 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from core.burst import REVOKED, BundleJob, Outcome, Receipt
+from core.burst import REVOKED, Outcome, Receipt
 from core.errors import ObjectRefused
 from core.file_store import claim_key, product_key, result_key
 from core.job import JobState, Stage
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import WHOLE_USD, BurstBox, runs_here, state, transcript_of
+from tests.dispatcher.burst.box import WHOLE_USD, BurstBox, is_there, runs_here, state, stored
 from tests.modal_server import Conduct, worker_lost
 from tests.modal_wire import Fault
-
-
-def stored(box: BurstBox, job: BundleJob) -> Receipt:
-    """As a container leaves it: the result is there already."""
-    content = transcript_of(job).encode()
-    box.box.files.write_once(claim_key(job.id, job.attempt), b"fc")
-    product = box.box.files.write(product_key(job.id, job.attempt, Stage.ASR), b"words")
-    key = box.box.files.write_once(result_key(job.id, job.attempt), content).key
-    return Receipt(
-        job_id=job.id, attempt=job.attempt, outcome=Outcome.SUCCEEDED, result_key=key, sha256=hashlib.sha256(content).hexdigest(),
-        products={Stage.ASR: product.key}, product_sha256={Stage.ASR: product.sha256},
-    )  # fmt: skip
 
 
 def test_the_key_goes_and_the_results_key_comes(bucket_box: BurstBox) -> None:
@@ -133,7 +121,3 @@ def claim_of(box: BurstBox, job_id: str) -> bytes:
         return box.box.files.read(claim_key(job_id, 1))
     except (FileNotFoundError, ObjectRefused):
         return b""
-
-
-def is_there(box: BurstBox, key: str) -> bool:
-    return key in [listed.key for listed in box.box.files.listed(key.rpartition("/")[0])]

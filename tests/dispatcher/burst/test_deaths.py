@@ -13,7 +13,7 @@ from core.job import JobState
 from dispatcher.burst.calls import ModalCalls
 from dispatcher.burst.flight import Stopped
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import RESERVE_USD, WHOLE_USD, BurstBox, runs_here, state
+from tests.dispatcher.burst.box import RESERVE_USD, WHOLE_USD, BurstBox, is_there, key_of, runs_here, state
 
 
 class Deaths:
@@ -70,13 +70,21 @@ def _nobody_dies_later() -> Iterator[None]:
         Death("spawn", 1, False, RESERVE_USD),
         Death("step:burst_called", 1, True, WHOLE_USD),
         Death("poll", 1, True, WHOLE_USD),
-        Death("placed:transcript-1.json", 1, True, WHOLE_USD),
         Death("step:finish", 1, True, WHOLE_USD),
         Death("step:burst_settled", 1, True, WHOLE_USD),
     ],
     ids=lambda death: death.after,
 )
-def test_whoever_comes_after_brings_it_to_its_end(box: BurstBox, death: Death) -> None:
+def test_whoever_comes_after_brings_it_to_its_end(either: BurstBox, death: Death) -> None:
+    _dies_and_is_followed(either, death)
+
+
+def test_whoever_comes_after_takes_the_result_that_lies_there(box: BurstBox) -> None:
+    """In a bucket the container has put it there."""
+    _dies_and_is_followed(box, Death("placed:transcript-1.json", 1, True, WHOLE_USD))
+
+
+def _dies_and_is_followed(box: BurstBox, death: Death) -> None:
     job = box.box.submit()
     box.calls = Mortal
     box.bridge = box.another()
@@ -89,7 +97,7 @@ def test_whoever_comes_after_brings_it_to_its_end(box: BurstBox, death: Death) -
     if not death.comes_home:
         runs_here(box, job)
     else:
-        assert box.files_of(job) == ["input", "transcript-1.json"]
+        assert is_there(box, key_of(box.store.get(job.id)))
     assert len(box.server.calls) == death.calls
     assert box.ledger().spent_usd == pytest.approx(death.spent_usd)
     assert (box.ledger().reserved_usd, box.ledger().calls, box.ledger().jobs) == (0, 1, 1)

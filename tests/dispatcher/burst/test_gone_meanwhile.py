@@ -10,20 +10,10 @@ from core.job import Job, JobState
 from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Flight
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import BurstBox
-from tests.dispatcher.burst.test_bucket import is_there, stored
+from tests.dispatcher.burst.box import BurstBox, is_there
 from tests.modal_server import Conduct
 
 TRANSCRIPT = "jobs/{}/transcript-1.json"
-
-
-@pytest.fixture(params=["volume", "bucket"])
-def either(request: pytest.FixtureRequest) -> BurstBox:
-    if request.param == "volume":
-        return request.getfixturevalue("box")  # type: ignore[no-any-return]
-    box: BurstBox = request.getfixturevalue("bucket_box")
-    box.says = lambda job: stored(box, job)
-    return box
 
 
 def cancel(box: BurstBox, job: Job) -> None:
