@@ -84,6 +84,19 @@ def test_whoever_comes_after_takes_the_result_that_lies_there(box: BurstBox) -> 
     _dies_and_is_followed(box, Death("placed:transcript-1.json", 1, True, WHOLE_USD))
 
 
+def test_whoever_comes_after_one_that_died_as_it_gave_an_intent_up_ends_it(box: BurstBox) -> None:
+    job = box.box.submit()
+    box.calls = Mortal
+    box.bridge = box.another()
+    for point in ("step:burst", "step:release"):
+        DEATHS.armed, DEATHS.has_struck = point, False
+        _live(box, job.id)
+        box.bridge = box.another()
+    box.until_settled()
+    assert (state(box, job), box.server.calls) == ((JobState.QUEUED, 1, 0, 0), {})
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (RESERVE_USD, 0)
+
+
 def _dies_and_is_followed(box: BurstBox, death: Death) -> None:
     job = box.box.submit()
     box.calls = Mortal
@@ -106,7 +119,8 @@ def _dies_and_is_followed(box: BurstBox, death: Death) -> None:
 def _live(box: BurstBox, job_id: str) -> None:
     """Until it dies."""
     try:
-        box.bridge.begin((job_id,), reserve_usd=RESERVE_USD, deadline_s=60)
+        if not box.bursts.under_way():
+            box.bridge.begin((job_id,), reserve_usd=RESERVE_USD, deadline_s=60)
 
         def stepped() -> bool:
             if not DEATHS.has_struck:
