@@ -42,7 +42,7 @@ class Cargo:
         return BundleJob(
             id=job.id,
             attempt=job.attempt,
-            options=job.options,
+            options=job.options.model_copy(update={"metadata": {}}),  # the client's own, and of no use there
             duration_s=job.duration_s,
             input_sha256=job.input_sha256,
             **(in_bucket if self.bucket else {}),

@@ -39,6 +39,15 @@ def test_a_bundle_goes_and_its_results_come(box: BurstBox) -> None:
     assert (box.ledger().spent_usd, box.ledger().reserved_usd, box.ledger().calls, box.ledger().jobs) == (WHOLE_USD, 0, 1, 2)
 
 
+def test_what_a_client_notes_of_its_job_stays_here(either: BurstBox) -> None:
+    job = either.box.submit(metadata={"patient": "J. Doe"})
+    either.begin(job)
+    either.until_settled()
+    (call,) = either.server.calls.values()
+    assert "J. Doe" not in str(call.args)
+    assert (state(either, job)[0], either.store.get(job.id).options.metadata) == (JobState.SUCCEEDED, {"patient": "J. Doe"})
+
+
 def test_each_job_of_a_bundle_ends_as_its_receipt_says(box: BurstBox) -> None:
     good, damaged, broken, overdue = (box.box.submit() for _ in range(4))
     says = {
