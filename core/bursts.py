@@ -54,7 +54,7 @@ class BurstOutlook:
     """How the dispatcher sees it: whether Modal may be used, why not, and what its last decision rests on."""
 
     is_paused: bool
-    reason: str  # of the pause; empty without one
+    reason: str  # of the last failure; empty once a call succeeded
     why: tuple[str, ...]
 
 

@@ -19,13 +19,12 @@ from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.errands import Errands
 from dispatcher.burst.flight import Flight, Landed, Pilot, Recall, receipts_of, started_in_background
 from dispatcher.burst.gauges import Gauges
-from dispatcher.burst.settling import Money, failure_of
+from dispatcher.burst.settling import Money, failure_of, is_blamed, may_be_why
 
 log = logger("dispatcher.burst")
 SLOT = "modal"
 ME = Runner(SLOT, "bridge")  # of whichever dispatcher leads: the attempt is the fence
 STOP_S = 3.0  # a question to Modal may take longer, and is left behind
-OVERDUE = "overdue"
 
 
 @dataclass(frozen=True)
@@ -177,13 +176,10 @@ class Bridge:
         """Each step is safe to be repeated. What no receipt speaks of goes back to the queue."""
         for job, receipt in receipts_of(landed.reply, flight.jobs) if landed.reply else ():
             self._commit_one(job, receipt, landed.keys.get(job.id))
-        is_lost = landed.failure is not None and landed.failure.why == Why.BROKE and flight.call_id is not None
-        is_passed_over = landed.reply is not None and landed.reply.refusal is None
-        may_be_at_fault = is_lost or is_passed_over or landed.recall == Recall.OVERDUE
         for job in flight.jobs.values():
             if landed.reply is None and flight.is_offered:  # a container may have it all the same
                 self._revoke(job)
-            self._jobs.release(job, is_burst_failed=may_be_at_fault)  # fenced: nothing happens to those that have ended
+            self._jobs.release(job, is_burst_failed=may_be_why(flight, landed))  # fenced: nothing happens to those that have ended
 
     def _commit_one(self, job: Job, receipt: Receipt, key: str | None) -> None:
         for stage, product in receipt.products.items():
@@ -197,10 +193,7 @@ class Bridge:
             words = Kept(key, receipt.sha256 or "", receipt.warnings) if key else None
             self._jobs.retry(job, receipt.error, max_failures=self._limits.max_failures, kept=words)
         else:
-            is_blameless = receipt.outcome == Outcome.LOST or (
-                receipt.outcome == Outcome.RETURNED and (receipt.error is None or receipt.error.code != OVERDUE)
-            )
-            self._jobs.release(job, is_burst_failed=not is_blameless)
+            self._jobs.release(job, is_burst_failed=is_blamed(receipt))
 
     def _drop(self, flight: Flight, keys: Mapping[str, str]) -> None:
         """Transcripts that nobody will see, and whatever a container wrote of jobs that were deleted meanwhile. Asked of the records:
