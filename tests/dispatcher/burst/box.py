@@ -20,7 +20,6 @@ from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Flight, Pilot
 from dispatcher.burst.gauges import Gauges
 from dispatcher.burst.settling import Money
-from dispatcher.reclaim import Reclaimer
 from tests.conftest import wait_for
 from tests.core.recorded import Recorded
 from tests.modal_server import Call, ModalServer
@@ -102,9 +101,6 @@ class BurstBox:
     def files_of(self, job: Job) -> list[str]:
         folder = self.folder / "jobs" / job.id
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-    def reclaimer(self) -> Reclaimer:
-        return Reclaimer(self.store, lease_s=LEASE_S, max_losses=3)
 
     def close(self) -> None:
         for built in self._built:
