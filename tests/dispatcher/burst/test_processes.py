@@ -1,18 +1,20 @@
 """The real dispatcher, as processes: stopped, frozen, two at once, while Modal's own client has a call under way."""
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from subprocess import Popen
+from subprocess import PIPE, Popen
 
 import pytest
 
 from core.job import Job, JobState
-from tests.conftest import wait_for
+from tests.conftest import ROOT, wait_for
 from tests.dispatcher.burst.box import BurstBox, state
 from tests.dispatcher.process import running_dispatcher
 from tests.modal_server import Conduct
@@ -71,3 +73,19 @@ def test_a_leader_that_was_frozen_finds_its_call_brought_home(box: BurstBox, dis
         assert (box.ledger().calls, box.ledger().jobs, box.ledger().reserved_usd) == (1, 1, 0)
         assert box.files_of(job) == ["input", "transcript-1.json"]
         assert leader.poll() is None
+
+
+def test_a_check_that_is_stopped_ends_its_call_and_posts_what_it_cost(box: BurstBox, redis_url: str, ffmpeg: str) -> None:
+    box.server.conducts = [Conduct(ends=threading.Event())]
+    here = {"SPILLWAY_REDIS_URL": redis_url, "SPILLWAY_FFMPEG": ffmpeg, "SPILLWAY_FILE_STORE_DIR": str(box.folder)}
+    token = {"SPILLWAY_MODAL_TOKEN_ID": "ak-test", "SPILLWAY_MODAL_TOKEN_SECRET": "as-test"}
+    command = [sys.executable, "-m", "dispatcher.burst", "check"]
+    with Popen(command, cwd=ROOT, env=os.environ | here | token, stdout=PIPE, stderr=PIPE, text=True) as check:
+        assert check.stdout is not None
+        assert check.stdout.readline() == "sent 10 s of audio as fc-1; waiting\n"
+        check.terminate()
+        _, complaint = check.communicate(timeout=30)
+    assert (check.returncode, box.server.calls["fc-1"].terminates_containers) == (1, True)
+    assert "the call is cancelled" in complaint
+    assert "Traceback" not in complaint
+    assert box.ledger().spent_usd > 0
