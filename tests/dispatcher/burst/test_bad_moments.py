@@ -22,7 +22,7 @@ from tests.conftest import RedisServer, wait_for
 from tests.dispatcher.burst.box import RESERVE_USD, SECONDS, WHOLE_USD, BurstBox, ended, runs_here, state
 from tests.modal_server import Call, Conduct, ModalServer
 from tests.modal_wire import Fault
-from tests.worker.box import Box
+from tests.worker.box import Box, wav
 
 LONG_AGO_MS = 3 * 3600 * 1000
 
@@ -374,6 +374,14 @@ def test_a_recording_that_is_gone_is_left_to_a_local_worker_to_tell(box: BurstBo
     box.begin(job)
     box.until_settled()
     assert state(box, job) == (JobState.QUEUED, 1, 0, 1)
+
+
+def test_a_recording_that_was_damaged_in_the_file_store_is_not_sent(box: BurstBox) -> None:
+    job = box.box.submit()
+    box.box.files.write(job.input_key, wav(2.0))
+    box.begin(job)
+    box.until_settled()
+    assert (state(box, job), box.server.calls) == ((JobState.QUEUED, 1, 0, 1), {})
 
 
 def test_a_dispatcher_that_lost_its_lead_while_it_sent_ends_its_call(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
