@@ -276,14 +276,6 @@ def test_the_time_a_container_waits_is_paid_by_the_last_call(box: BurstBox) -> N
     assert box.ledger().spent_usd == pytest.approx(DOLLARS_PER_S * (2 * SECONDS + 30))
 
 
-def test_a_recording_that_cannot_be_sent_is_left_to_a_local_worker(box: BurstBox) -> None:
-    good, damaged = box.box.submit(), box.box.submit(b"not a recording at all" * 100)
-    box.begin(good, damaged)
-    box.until_settled()
-    assert state(box, good)[0] == JobState.SUCCEEDED
-    assert state(box, damaged) == (JobState.QUEUED, 1, 0, 1)
-
-
 def test_a_breaker_opens_with_a_failure_and_closes_with_a_success(box: BurstBox) -> None:
     not_deployed(box)
     box.begin(box.box.submit())
