@@ -111,9 +111,9 @@ def check(settings: Settings, parts: Parts) -> int:
         if failure.why == Why.BROKE:  # nobody knows whether it runs
             parts.bursts.post(_may_cost_usd(settings, parts))
         raise
-    print(f"sent {CHECK_S:.0f} s of audio as {call_id}; waiting", flush=True)
     reply: Reply | None = None
     try:
+        print(f"sent {CHECK_S:.0f} s of audio as {call_id}; waiting", flush=True)
         reply = _reply(parts, call_id, settings.modal_startup_timeout_s + parts.gauges.deadline_s(CHECK_S))
     finally:  # whatever ends the waiting, an interrupt from the keyboard too: the time is paid for
         if reply is None:
