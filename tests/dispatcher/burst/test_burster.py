@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from core.bursts import Caps
+from core.errors import SettingsError
 from core.job import Job, JobState
 from core.job_store import Runner
 from core.settings import Settings
 from core.worker_reports import WorkerReport
 from dispatcher.burst.burster import Burster
 from dispatcher.burst.moment import Moments
+from dispatcher.burst.wiring import make_burster
 from tests.conftest import wait_for
 from tests.dispatcher.burst.box import BurstBox, not_deployed, state
 from tests.modal_server import Conduct
@@ -61,6 +63,13 @@ def test_switched_off_it_begins_nothing_and_brings_home_what_is_under_way(box: B
     burster = burster_of(box, is_on=False)
     until(burster, lambda: have_ended(box, under_way), "the call to be brought home")
     assert (state(box, waiting)[0], box.bursts.outlook()) == (JobState.QUEUED, None)
+
+
+def test_bursts_that_are_on_without_a_token_do_not_begin(box: BurstBox) -> None:
+    with pytest.raises(
+        SettingsError, match=r"SPILLWAY_BURST is on without a token.* set SPILLWAY_MODAL_TOKEN_ID and SPILLWAY_MODAL_TOKEN_SECRET"
+    ):
+        make_burster(Settings(burst=True, modal_token_id="ak-test"), box.box.redis, box.store)
 
 
 def test_one_look_in_favour_brings_up_no_container(box: BurstBox) -> None:
