@@ -4,7 +4,7 @@ On the way everything is plain JSON, and recordings bytes beside it: neither sid
 """
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ CONTRACT = 1  # raised by every change here: a dispatcher and a deployment that 
 REVOKED = b"taken back"  # written over an attempt's claim, it ends that job in its container, alone
 CONTAINER_CORES, CONTAINER_GIB = 4.0, 16  # for decoding, and for a large model on its way to the GPU: asked for, and paid
 DEPLOY = "modal deploy modal_deploy.py"
+Seconds = Annotated[float, Field(ge=0, le=86_400)]  # as long as Modal lets a call run at most
 
 
 class Value(BaseModel):
@@ -70,11 +71,11 @@ class Receipt(Value):
     result_key: str | None = None  # where it is, where there is one
     sha256: str | None = None  # of the canonical JSON
     warnings: tuple[Notice, ...] = ()
-    stages_s: dict[str, float] = Field(default_factory=dict)
+    stages_s: dict[str, Seconds] = Field(default_factory=dict)
     products: dict[Stage, str] = Field(default_factory=dict)  # their keys, of this attempt
     product_sha256: dict[Stage, str] = Field(default_factory=dict)
-    seconds: float = 0.0  # it took, beside the others of its bundle
-    gpu_s: float = 0.0  # its share of the bundle's time, by audio: all shares together are that time
+    seconds: Seconds = 0.0  # it took, beside the others of its bundle
+    gpu_s: Seconds = 0.0  # its share of the bundle's time, by audio: all shares together are that time
 
 
 class Stack(Value):
@@ -87,7 +88,7 @@ class Stack(Value):
 class Container(Value):
     device: str
     stack: Stack
-    cold_start_s: float = Field(ge=0)  # from its process' start until its models were loaded
+    cold_start_s: Seconds  # from its process' start until its models were loaded
     bundles_before: int  # 0: this call waited for the cold start
 
 
@@ -99,7 +100,7 @@ class Reply(Value):
     refusal: JobFailure | None = None
     container: Container | None = None
     started_at: float = 0.0  # when the container took the bundle up, by its clock
-    seconds: float = Field(0.0, ge=0)  # that the bundle took: with the cold start and the time until it is let go, what the GPU costs
+    seconds: Seconds = 0.0  # that the bundle took: with the cold start and the time until it is let go, what the GPU costs
 
     @classmethod
     def read(cls, said: Any) -> Self:

@@ -22,12 +22,12 @@ class Caps:
 
 @dataclass(frozen=True)
 class Burst:
-    """One call: the jobs that it took, each with its attempt, the fencing token. Times are seconds by Redis' clock."""
+    """One call: the jobs that it took, each with its attempt, the fencing token. `called_at` is by Redis' clock."""
 
     id: str
     jobs: tuple[tuple[str, int], ...]
     reserved_usd: float
-    intended_at: float
+    deadline_s: float  # how long its container may work on it
     call_id: str | None = None  # None while it is not known whether the call was made
     called_at: float | None = None
 
@@ -54,7 +54,7 @@ class BurstOutlook:
     """How the dispatcher sees it: whether Modal may be used, why not, and what its last decision rests on."""
 
     is_paused: bool
-    reason: str  # of the pause; empty without one
+    reason: str  # of the last failure; empty once a call succeeded
     why: tuple[str, ...]
 
 
@@ -66,12 +66,12 @@ class Bursts:
         self._steps = RedisSteps(redis, namespace)
 
     def intend(
-        self, burst_id: str, job_ids: Sequence[str], runner: Runner, *, lease_s: float, reserve_usd: float, caps: Caps
+        self, burst_id: str, job_ids: Sequence[str], runner: Runner, *, lease_s: float, deadline_s: float, reserve_usd: float, caps: Caps
     ) -> Burst | OverCap | None:
         """Takes those of the jobs that are still pending, and reserves the call's cost; None when none of them is."""
-        amounts = (_micro(reserve_usd), _micro(caps.day_usd), _micro(caps.month_usd))
+        times, amounts = (_ms(lease_s), _ms(deadline_s)), (_micro(reserve_usd), _micro(caps.day_usd), _micro(caps.month_usd))
         outcome, *rest = self._steps.run(
-            "burst", burst_id, runner.owner, runner.slot, _ms(lease_s), *amounts, self.today(), json.dumps(WAIT_BOUNDS_S), *job_ids
+            "burst", burst_id, runner.owner, runner.slot, *times, *amounts, self.today(), json.dumps(WAIT_BOUNDS_S), *job_ids
         )
         if outcome == "over":
             return OverCap(*(_usd(amount) for amount in rest))
@@ -147,7 +147,7 @@ class Bursts:
             id=burst_id,
             jobs=tuple((job_id, int(attempt)) for job_id, attempt in json.loads(fields["jobs"])),
             reserved_usd=_usd(fields["reserved"]),
-            intended_at=float(fields["intended_at"]) / 1000,
+            deadline_s=float(fields["deadline_ms"]) / 1000,
             call_id=fields.get("call_id"),
             called_at=float(fields["called_at"]) / 1000 if "called_at" in fields else None,
         )

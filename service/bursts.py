@@ -20,7 +20,7 @@ class LedgerDay(BaseModel):
 class BurstView(BaseModel):
     enabled: bool
     paused: bool = Field(description="After a failure of Modal's; tried again by itself.")
-    reason: str = Field(description="Why it is paused, and what to do.")
+    reason: str = Field(description="Of the last failure, with what to do; empty once a call succeeded.")
     why: list[str] = Field(description="What the last decision rests on.")
     calls: int = Field(description="Under way.")
     jobs: int = Field(description="In those calls.")

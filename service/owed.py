@@ -37,7 +37,8 @@ def _owed(fields: Mapping[str, Any], settings: Settings) -> Iterator[Owed]:
 
 
 def _text(fields: Mapping[str, Any], name: str, what: str) -> str:
-    value = fields.get(name) or ""
+    if (value := fields.get(name)) is None:
+        return ""
     if not isinstance(value, str):
         raise InvalidRequest(f"{name}: must be {what}", field=name)
     return value

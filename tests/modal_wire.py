@@ -30,7 +30,7 @@ PROTOCOL: dict[str, Handler] = api_grpc.ModalClientBase.__mapping__(_Anything())
 
 @dataclass
 class Fault:
-    """What happens to the next `times` calls of `rpc`, instead of an answer or before it."""
+    """What happens to the next `times` calls of `rpc`, instead of an answer or before it; also of `put_blob` and `get_blob`."""
 
     rpc: str
     status: Status | None = None
@@ -141,10 +141,17 @@ class Wire:
 
     async def _put_blob(self, request: web.Request) -> web.Response:
         content = await request.read()
+        if self._fault("put_blob"):
+            return web.Response(status=500)
         self.blobs[request.match_info["blob"]] = content
         return web.Response(headers={"ETag": f'"{hashlib.md5(content).hexdigest()}"'})
 
     async def _get_blob(self, request: web.Request) -> web.Response:
+        if fault := self._fault("get_blob"):
+            assert request.transport is not None
+            if fault.loses_reply:
+                request.transport.abort()
+            return web.Response(status=500)
         return web.Response(body=self.blobs[request.match_info["blob"]])
 
     async def _stop(self) -> None:

@@ -45,6 +45,7 @@ def test_a_broad_except_stands_only_where_everything_must_be_answered() -> None:
         "dispatcher/delivering.py",  # the same, of a delivery
         "dispatcher/burst/calls.py",  # whatever Modal's client raises is its failure, in our words
         "dispatcher/burst/flight.py",  # whatever breaks, the jobs of a call go back
+        "dispatcher/burst/errands.py",  # whatever breaks, the next one is done
         "worker/engine/engine.py",  # whatever breaks in diarization, the words are still there
         "worker/engine/aligners.py",  # whatever breaks in a download that no job waits for
         "worker/engine/batching.py",  # whatever breaks in a batch belongs to its jobs, and the thread serves the next

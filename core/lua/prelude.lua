@@ -15,7 +15,8 @@ local function delivery_key(id) return ns .. ':delivery:' .. id end
 -- Arguments that a step reckons with, read before it writes anything.
 local function number(n) return assert(tonumber(ARGV[n]), 'argument ' .. n .. ' is no number') end
 
-local function is_whole(value) return type(value) == 'number' and value % 1 == 0 end
+-- Of those that Redis counts with, exactly.
+local function is_whole(value) return type(value) == 'number' and value % 1 == 0 and math.abs(value) < 2 ^ 53 end
 
 local function whole(n)
   local value = number(n)

@@ -1,6 +1,7 @@
 """Bursts by hand: `python -m dispatcher.burst plan | setup | check`."""
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[given.command](settings, parts)
     except SpillwayError as error:
         print(f"burst {given.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
         return 1
     finally:
         parts.calls.close()
@@ -108,9 +111,9 @@ def check(settings: Settings, parts: Parts) -> int:
         if failure.why == Why.BROKE:  # nobody knows whether it runs
             parts.bursts.post(_may_cost_usd(settings, parts))
         raise
-    print(f"sent {CHECK_S:.0f} s of audio as {call_id}; waiting", flush=True)
     reply: Reply | None = None
     try:
+        print(f"sent {CHECK_S:.0f} s of audio as {call_id}; waiting", flush=True)
         reply = _reply(parts, call_id, settings.modal_startup_timeout_s + parts.gauges.deadline_s(CHECK_S))
     finally:  # whatever ends the waiting, an interrupt from the keyboard too: the time is paid for
         if reply is None:
@@ -120,7 +123,7 @@ def check(settings: Settings, parts: Parts) -> int:
 
 def _give_up(settings: Settings, parts: Parts, call_id: str, seconds: float) -> None:
     parts.bursts.post(dearest_per_s(settings.modal_gpus) * seconds)
-    print(f"burst check: no answer after {seconds:.0f} s; the call is cancelled. Modal's dashboard shows its logs", file=sys.stderr)
+    print(f"burst check: no reply after {seconds:.0f} s; the call is cancelled. Modal's dashboard shows its logs", file=sys.stderr)
     with suppress(CallFailed):  # it ends by its own deadline
         parts.calls.cancel(call_id)
 
@@ -163,7 +166,7 @@ def _judge(settings: Settings, parts: Parts, reply: Reply, seconds: float) -> in
         print(f"burst check: {broken.message if broken else 'the container said nothing of itself'}", file=sys.stderr)
         return 1
     about = reply.container
-    cold_s = max(about.cold_start_s, seconds - reply.seconds) if about.bundles_before == 0 else 0.0
+    cold_s = parts.gauges.cold_start_s_of(about, seconds - reply.seconds) if about.bundles_before == 0 else 0.0
     cost_usd = paid_per_s(about.device, settings.modal_gpus) * (cold_s + reply.seconds + settings.modal_scaledown_s)
     parts.bursts.post(cost_usd)
     if cold_s:
@@ -179,4 +182,5 @@ def _judge(settings: Settings, parts: Parts, reply: Reply, seconds: float) -> in
 COMMANDS: Mapping[str, Callable[[Settings, Parts], int]] = {"plan": plan, "setup": setup, "check": check}
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that whoever is stopped ends the call that he made
     sys.exit(main())

@@ -1,8 +1,7 @@
 """Between the queue and Modal: takes jobs as the policy says, keeps their leases, commits what comes home, settles what it cost."""
 
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -10,22 +9,22 @@ from uuid import uuid4
 
 from core.burst import Outcome, Receipt
 from core.bursts import Burst, Bursts, OverCap
-from core.errors import JobNotFound, OurError
+from core.errors import JobNotFound, RecordBroken
 from core.job import Job, JobState
 from core.job_store import Beat, JobStore, Kept, Runner, Verdict
 from core.log import logger
 from dispatcher.burst.breaker import Breaker
 from dispatcher.burst.calls import CallFailed, Why
 from dispatcher.burst.cargo import Cargo
+from dispatcher.burst.errands import Errands
 from dispatcher.burst.flight import Flight, Landed, Pilot, Recall, receipts_of, started_in_background
 from dispatcher.burst.gauges import Gauges
-from dispatcher.burst.settling import Money, failure_of
+from dispatcher.burst.settling import Money, failure_of, is_blamed, may_be_why
 
 log = logger("dispatcher.burst")
 SLOT = "modal"
 ME = Runner(SLOT, "bridge")  # of whichever dispatcher leads: the attempt is the fence
 STOP_S = 3.0  # a question to Modal may take longer, and is left behind
-OVERDUE = "overdue"
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,13 @@ class Bridge:
         self._limits, self._money = limits, money
         self.breaker = Breaker()
         self.flights: dict[str, Flight] = {}
-        self._errands = ThreadPoolExecutor(2, thread_name_prefix="burst-errand")
+        self._errands = Errands()
         self._renewed = -math.inf
-        self._never_called: set[str] = set()  # intents whose reply was lost: they may be in Redis
+        self._never_called: set[str] = set()  # intents that Redis may hold, and that no call followed: it went away in between
 
     def step(self) -> int:
         """How many containers have become free. Raises `StoreUnavailable`; what had ended by then is committed by a later step."""
         self._adopt()
-        self._hand_back_unfit()
         replied = self._settle()
         self._beat()
         return replied
@@ -63,20 +61,22 @@ class Bridge:
         for flight in self.flights.values():
             if flight.thread:
                 flight.thread.join(max(0.0, deadline - monotonic()))
-        self._errands.shutdown(wait=False, cancel_futures=True)
+        self._errands.close()
         self._pilot.close()
 
     def begin(self, job_ids: tuple[str, ...], *, reserve_usd: float, deadline_s: float) -> Flight | OverCap | None:
         """A call with those of the jobs that are still pending; None when none of them is."""
         self._never_called.add(burst_id := uuid4().hex)
         burst = self._bursts.intend(
-            burst_id, job_ids, ME, lease_s=self._limits.lease_s, reserve_usd=reserve_usd, caps=self._money.caps
+            burst_id, job_ids, ME,
+            lease_s=self._limits.lease_s, deadline_s=deadline_s, reserve_usd=reserve_usd, caps=self._money.caps,
         )  # fmt: skip
+        held = self._held(burst) if isinstance(burst, Burst) else {}
         self._never_called.remove(burst_id)
         if not isinstance(burst, Burst):
             return burst
         log.info("burst intended", burst=burst.id, jobs=len(burst.jobs), reserved_usd=round(reserve_usd, 4))
-        flight = Flight(burst, self._held(burst), deadline_s)
+        flight = Flight(burst, held)
         self.flights[burst.id] = started_in_background(self._pilot.fly, flight)
         return flight
 
@@ -113,8 +113,7 @@ class Bridge:
         self._renewed = -math.inf  # before anybody judges their leases
 
     def _flight_of(self, burst: Burst) -> Flight:
-        jobs = self._held(burst)
-        flight = Flight(burst, jobs, self._gauges.deadline_s(sum(job.work_s for job in jobs.values())), call_id=burst.call_id)
+        flight = Flight(burst, self._held(burst), is_offered=burst.call_id is not None, call_id=burst.call_id)
         if burst.called_at is not None:
             flight.called_at = burst.called_at
             flight.called = monotonic() - (self._jobs.clock_s() - burst.called_at)
@@ -125,7 +124,7 @@ class Bridge:
         for job_id, attempt in burst.jobs:
             try:
                 job = self._jobs.get(job_id)
-            except JobNotFound:
+            except (JobNotFound, RecordBroken):  # a broken one is set aside when its lease runs out
                 continue
             if (job.state, job.attempt) == (JobState.RUNNING, attempt):
                 held[job_id] = job
@@ -147,51 +146,40 @@ class Bridge:
         self._renewed = monotonic() if renew else self._renewed
 
     def _revoke(self, job: Job) -> None:
-        self._errand(partial(self._cargo.revoke, job.id, job.attempt), "attempt not revoked: its result is dropped when it comes")
-
-    def _errand(self, act: Callable[[], None], otherwise: str) -> None:
-        """What a file store may take its time for, and nobody waits for."""
-
-        def run() -> None:
-            try:
-                act()
-            except (OurError, OSError) as error:
-                log.warning(otherwise, reason=str(error))
-
-        self._errands.submit(run)
+        self._errands.send(partial(self._cargo.revoke, job.id, job.attempt), "attempt not revoked: its result is dropped when it comes")
 
     # Those that have ended
-
-    def _hand_back_unfit(self) -> None:
-        for flight in self.flights.values():
-            for job in flight.unfit:
-                if flight.jobs.get(job.id) is job:
-                    self._jobs.release(job, is_burst_failed=True)
-                    del flight.jobs[job.id]
 
     def _settle(self) -> int:
         replied = 0
         for flight in list(self.flights.values()):
-            if flight.landed is not None:
-                self._commit(flight, flight.landed)
-                cost_usd = self._money.cost_usd(flight, flight.landed, is_last=len(self.flights) == 1)
+            landed = flight.landed  # read first: what cannot be sent was told before
+            self._hand_back_unfit(flight)
+            if landed is not None:
+                self._commit(flight, landed)
+                self._drop(flight, landed.keys)
+                cost_usd = self._money.cost_usd(flight, landed, is_last=len(self.flights) == 1)
                 self._bursts.settle(flight.burst.id, cost_usd=cost_usd)
-                self._learn(flight, flight.landed)
+                self._learn(flight, landed)
                 del self.flights[flight.burst.id]
-                self._tell(flight, flight.landed, cost_usd)
-                replied += flight.landed.reply is not None and flight.landed.reply.container is not None
+                self._tell(flight, landed, cost_usd)
+                replied += landed.reply is not None and landed.reply.container is not None
         return replied
+
+    def _hand_back_unfit(self, flight: Flight) -> None:
+        for job in flight.unfit:
+            if flight.jobs.get(job.id) is job:
+                self._jobs.release(job, is_burst_failed=True)
+                del flight.jobs[job.id]
 
     def _commit(self, flight: Flight, landed: Landed) -> None:
         """Each step is safe to be repeated. What no receipt speaks of goes back to the queue."""
         for job, receipt in receipts_of(landed.reply, flight.jobs) if landed.reply else ():
             self._commit_one(job, receipt, landed.keys.get(job.id))
-        self._drop(key for job_id, key in landed.keys.items() if not self._is_visible(job_id, key))
-        is_lost = landed.failure is not None and landed.failure.why == Why.BROKE and flight.call_id is not None
-        is_passed_over = landed.reply is not None and landed.reply.refusal is None
-        may_be_at_fault = is_lost or is_passed_over or landed.recall == Recall.OVERDUE
         for job in flight.jobs.values():
-            self._jobs.release(job, is_burst_failed=may_be_at_fault)  # fenced: nothing happens to those that have ended
+            if landed.reply is None and flight.is_offered:  # a container may have it all the same
+                self._revoke(job)
+            self._jobs.release(job, is_burst_failed=may_be_why(flight, landed))  # fenced: nothing happens to those that have ended
 
     def _commit_one(self, job: Job, receipt: Receipt, key: str | None) -> None:
         for stage, product in receipt.products.items():
@@ -205,22 +193,22 @@ class Bridge:
             words = Kept(key, receipt.sha256 or "", receipt.warnings) if key else None
             self._jobs.retry(job, receipt.error, max_failures=self._limits.max_failures, kept=words)
         else:
-            is_blameless = receipt.outcome == Outcome.LOST or (
-                receipt.outcome == Outcome.RETURNED and (receipt.error is None or receipt.error.code != OVERDUE)
-            )
-            self._jobs.release(job, is_burst_failed=not is_blameless)
+            self._jobs.release(job, is_burst_failed=is_blamed(receipt))
 
-    def _is_visible(self, job_id: str, key: str) -> bool:
-        """Asked of the record: another dispatcher may have committed it."""
-        try:
-            return self._jobs.get(job_id).result_key == key
-        except JobNotFound:
-            return False
-
-    def _drop(self, keys: Iterable[str]) -> None:
-        """Transcripts that nobody will see."""
-        for key in keys:
-            self._errand(partial(self._cargo.files.delete, key), "result not deleted: it is swept when it is old")
+    def _drop(self, flight: Flight, keys: Mapping[str, str]) -> None:
+        """Transcripts that nobody will see, and whatever a container wrote of jobs that were deleted meanwhile. Asked of the records:
+        another dispatcher may have committed a result, and of a broken one nobody knows."""
+        otherwise = "files of a burst not deleted: they are swept when they are old"
+        for job_id, attempt in flight.burst.jobs:
+            try:
+                visible, key = self._jobs.get(job_id).result_key, keys.get(job_id)
+            except JobNotFound:
+                self._errands.send(partial(self._cargo.forget, job_id, attempt), otherwise)
+            except RecordBroken:
+                continue
+            else:
+                if key is not None and key != visible:
+                    self._errands.send(partial(self._cargo.files.delete, key), otherwise)
 
     def _learn(self, flight: Flight, landed: Landed) -> None:
         if (failure := failure_of(flight, landed)) is not None:

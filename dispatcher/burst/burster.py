@@ -35,7 +35,6 @@ class Burster:
 
     def _act(self, decision: Decision) -> None:
         for back in decision.take_back:
-            log.info("burst to be taken back", burst=back.call_id, why=back.why)
             self._bridge.take_back(back.call_id)
         # While nobody knows whether Modal is well again, one call finds out.
         for bundle in decision.bundles[:1] if self._bridge.breaker.is_tried else decision.bundles:

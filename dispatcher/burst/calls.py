@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import modal
+from aiohttp import ClientError  # what Modal's client asks its storage by
 
 from core.burst import DEPLOY, Bundle, Reply
 from core.errors import OurError
@@ -19,6 +20,7 @@ ASK_TIMEOUT_S = 20.0  # a peer that takes connections and says nothing held the 
 SEND_TIMEOUT_S = 60.0
 CLOSE_S = 2.0
 SLOWEST_UPLOAD = 100_000.0  # bytes per second; slower and a burst is no help
+REPLY_NOT_GIVEN = "Get from url"  # so modal 1.6.4 begins what it says of a reply in its storage, which large ones go to
 MOST_HUNG = 8  # calls whose time is up and that have not come back
 
 
@@ -63,9 +65,9 @@ class ModalCalls:
     def spawn(self, bundle: Bundle, recordings: Mapping[str, bytes]) -> str:
         """The call's id. A failure says that nothing was started, save `Why.BROKE`: then nobody knows."""
         timeout_s = self._send_timeout_s + sum(map(len, recordings.values())) / SLOWEST_UPLOAD
+        method = self._asked(self._found)  # so that a Modal that is not to be reached is known to have begun nothing
         try:
-            method = self._asked(self._found)  # so that a Modal that is not to be reached is known to have begun nothing
-            return str(self._bounded(lambda: method.spawn(bundle.plain(), dict(recordings)).object_id, timeout_s))
+            return self._bounded(lambda: _sent(method, bundle, recordings), timeout_s)
         except TimeoutError:
             raise CallFailed(Why.BROKE, f"Modal did not take the call within {timeout_s:.0f} s") from None
 
@@ -77,6 +79,10 @@ class ModalCalls:
                 return Reply.read(self._call(call_id).get(timeout=0))
             except TimeoutError:
                 return None
+            except known.ExecutionError as error:
+                if not str(error).startswith(REPLY_NOT_GIVEN):
+                    raise
+                raise CallFailed(Why.AWAY, "Modal's storage does not give the reply") from error
 
         return self._asked(ask)
 
@@ -141,7 +147,8 @@ class ModalCalls:
         """Raises `TimeoutError` when its time is up; its thread is left behind, as nothing ends a call that hangs inside the client."""
         self._hung = [thread for thread in self._hung if thread.is_alive()]
         if len(self._hung) >= MOST_HUNG:
-            raise CallFailed(Why.AWAY, f"{len(self._hung)} calls to Modal hang: none is begun until one has ended")
+            self._hang_up()
+            raise CallFailed(Why.AWAY, f"{len(self._hung)} calls to Modal hang: it is connected to anew")
         answer: Future[Answer] = Future()
         thread = threading.Thread(target=_answer, args=(call, answer), name="modal", daemon=True)
         thread.start()
@@ -150,6 +157,21 @@ class ModalCalls:
         except TimeoutError:
             self._hung.append(thread)
             raise
+
+    def _hang_up(self) -> None:
+        """Ends what hangs on the connection, which may never be answered, with whatever else is asked on it."""
+        hung, self._connected = self._connected, None
+        if hung is not None:
+            threading.Thread(target=hung.close, name="modal-hang-up", daemon=True).start()
+
+
+def _sent(method: Any, bundle: Bundle, recordings: Mapping[str, bytes]) -> str:
+    try:
+        return str(method.spawn(bundle.plain(), dict(recordings)).object_id)
+    except known.ExecutionError as error:  # of the storage that recordings go to before the call is made
+        raise CallFailed(Why.AWAY, "Modal's storage does not take the recordings") from error
+    except known.ClientClosed as error:
+        raise CallFailed(Why.BROKE, "the connection to Modal was given up while the call was sent") from error
 
 
 def _answer(call: Callable[[], Answer], answer: "Future[Answer]") -> None:
@@ -180,5 +202,5 @@ MEANINGS: tuple[tuple[tuple[type[Exception], ...], Why, str], ...] = (
     ((known.FunctionTimeoutError,), Why.BROKE, f"the call took longer than {variable('modal_timeout_s')}"),
     ((known.OutputExpiredError,), Why.BROKE, "Modal does not know the call any more"),
     ((known.InternalFailure, known.RemoteError, known.ExecutionError), Why.BROKE, "the container on Modal was lost, or broke"),
-    ((known.Error, OSError), Why.AWAY, "Modal is not to be reached, or not well"),
+    ((known.Error, OSError, ClientError), Why.AWAY, "Modal is not to be reached, or not well"),
 )  # fmt: skip

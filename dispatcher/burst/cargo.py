@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from core.burst import REVOKED, Bundle, BundleJob, Receipt
 from core.errors import DiskFull, InvalidMedia, OurError, StorageUnavailable
-from core.file_store import FileStore, claim_key, result_key
-from core.job import Job
+from core.file_store import FileStore, claim_key, product_key, result_key
+from core.job import Job, Stage
 from core.job_files import check_input
 from core.media import Ffmpeg, longest_s
 
@@ -42,7 +42,7 @@ class Cargo:
         return BundleJob(
             id=job.id,
             attempt=job.attempt,
-            options=job.options,
+            options=job.options.model_copy(update={"metadata": {}}),  # the client's own, and of no use there
             duration_s=job.duration_s,
             input_sha256=job.input_sha256,
             **(in_bucket if self.bucket else {}),
@@ -81,6 +81,12 @@ class Cargo:
         """Ends the job in its container, alone, where there is a bucket to say it by."""
         if self.bucket is not None:
             self.files.write(claim_key(job_id, attempt), REVOKED)
+
+    def forget(self, job_id: str, attempt: int) -> None:
+        """All that an attempt may have written."""
+        products = (product_key(job_id, attempt, stage) for stage in Stage)
+        for key in (claim_key(job_id, attempt), result_key(job_id, attempt), *products):
+            self.files.delete(key)
 
     def _flac(self, job: Job, check: Callable[[], None]) -> bytes:
         options, most_s = job.options, longest_s(job.work_s)

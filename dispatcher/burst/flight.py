@@ -56,7 +56,6 @@ class Flight:
 
     burst: Burst
     jobs: dict[str, Job]  # still ours, by id; the loop's alone
-    deadline_s: float  # for the work in the container, from when it begins
     began: float = field(default_factory=monotonic)
     unfit: tuple[Job, ...] = ()  # whose recordings cannot be sent
     is_offered: bool = False  # Modal was asked to take it
@@ -133,7 +132,7 @@ class Pilot:
                 raise Unsent(flight.recall or Recall.LOCAL_IS_IDLE)
 
         try:
-            bundle, recordings, unfit = self._cargo.packed(tuple(flight.jobs.values()), deadline_s=flight.deadline_s, check=check)
+            bundle, recordings, unfit = self._cargo.packed(tuple(flight.jobs.values()), deadline_s=flight.burst.deadline_s, check=check)
         except (OurError, OSError) as error:  # of the file store, which is away: no fault of Modal's, but nothing can go there
             raise CallFailed(Why.AWAY, f"the recordings cannot be read: {error}") from error
         flight.unfit = tuple(unfit)
@@ -153,20 +152,29 @@ class Pilot:
 
     def _home(self, flight: Flight) -> Landed:
         assert flight.call_id is not None
-        while True:
-            if flight.stopping.is_set():
-                raise Stopped
-            try:  # a reply that is there is taken, however late: it is paid for
-                if (reply := self._modal.poll(flight.call_id)) is not None:
-                    return Landed(reply=reply, keys=self._keys(flight, reply))
-                if (recall := self._recalled(flight)) is not None:
-                    self._end(flight.call_id)
-                    return Landed(recall=recall)
+        is_away = False
+        while not flight.stopping.is_set():
+            try:
+                if (landed := self._ended(flight, flight.call_id)) is not None:
+                    return landed
+                is_away = False
             except CallFailed as failure:
                 if failure.why == Why.BROKE or self._overtime_s(flight) > AWAY_MOST_S:
                     raise
-                log.warning("burst cannot be asked for", burst=flight.burst.id, reason=str(failure))
+                if not is_away:  # said once: it may last for hours
+                    log.warning("burst cannot be asked for", burst=flight.burst.id, reason=str(failure))
+                is_away = True
             flight.stopping.wait(self._poll_s)
+        raise Stopped
+
+    def _ended(self, flight: Flight, call_id: str) -> Landed | None:
+        """A reply that is there is taken, however late: it is paid for."""
+        if (reply := self._modal.poll(call_id)) is not None:
+            return Landed(reply=reply, keys=self._keys(flight, reply))
+        if (recall := self._recalled(flight)) is not None:
+            self._end(call_id)
+            return Landed(recall=recall)
+        return None
 
     def _recalled(self, flight: Flight) -> Recall | None:
         """Why the call is to be ended, if it is."""
@@ -186,7 +194,7 @@ class Pilot:
             log.warning("call not cancelled", call=call_id, reason=str(failure))
 
     def _overtime_s(self, flight: Flight) -> float:
-        return monotonic() - (flight.called or flight.began) - self._startup_s - flight.deadline_s
+        return monotonic() - (flight.called or flight.began) - self._startup_s - flight.burst.deadline_s
 
     def _keys(self, flight: Flight, reply: Reply) -> dict[str, str]:
         """Waits for a file store that is full or away: the results are here, and another run costs money."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from core.burst import DEPLOY, Outcome, Reply, Stack
+from core.burst import DEPLOY, Container, Outcome, Reply, Stack
 from core.bursts import Bursts
 from dispatcher.burst.flight import Flight, receipts_of
 
 COLD_START_S = 60.0  # assumed: import, models from a Volume; `python -m dispatcher.burst check` measures it
 REAL_TIME_FACTOR = 5.0  # assumed: the lower end of what users of the same stack tell of an A10G with speakers
 UPLOAD_BYTES_PER_S = 2_500_000.0  # assumed: 20 Mbit/s
-LONGEST_COLD_START_S = 3600.0
+LONGEST_WAIT_S = 3600.0  # for a container; what seems longer is two clocks that differ
 LEAST_AUDIO_S = 60.0  # of a bundle that says something of speed
 LEAST_BYTES = 1_000_000  # of an upload that does
 SLOWER_AT_MOST = 4.0  # than expected a bundle may be before it is overdue …
@@ -18,9 +18,9 @@ REPLY_S = 30.0  # before Modal ends the call: attempts may come 20 s late to the
 
 
 class Gauges:
-    def __init__(self, bursts: Bursts, own_stacks: Callable[[], set[Stack]], *, timeout_s: float) -> None:
-        """`own_stacks`: of the workers of this box, as they tell them. `timeout_s`: Modal's own limit of a call."""
-        self._bursts, self._own_stacks, self._timeout_s = bursts, own_stacks, timeout_s
+    def __init__(self, bursts: Bursts, own_stacks: Callable[[], set[Stack]], *, startup_s: float, timeout_s: float) -> None:
+        """`own_stacks`: of the workers of this box, as they tell them. Modal's limits: `startup_s` of a start, `timeout_s` of a call."""
+        self._bursts, self._own_stacks, self._startup_s, self._timeout_s = bursts, own_stacks, startup_s, timeout_s
         self.cold_start_s, self.real_time_factor, self.upload_bytes_per_s = COLD_START_S, REAL_TIME_FACTOR, UPLOAD_BYTES_PER_S
 
     def read(self) -> None:
@@ -42,8 +42,8 @@ class Gauges:
         values: dict[str, float] = {}
         if reply.container is not None and reply.container.bundles_before == 0:
             since_call_s = reply.started_at - (flight.called_at or reply.started_at)  # by two machines' clocks
-            waited_s = since_call_s if since_call_s < LONGEST_COLD_START_S else 0.0
-            values["cold_start_s"] = max(reply.container.cold_start_s, waited_s)
+            waited_s = since_call_s if since_call_s < LONGEST_WAIT_S else 0.0
+            values["cold_start_s"] = self.cold_start_s_of(reply.container, waited_s)
         audio_s = sum(job.work_s for job, receipt in receipts_of(reply, flight.jobs) if receipt.outcome == Outcome.SUCCEEDED)
         if reply.seconds and audio_s >= LEAST_AUDIO_S:
             values["real_time_factor"] = audio_s / reply.seconds
@@ -51,6 +51,11 @@ class Gauges:
             values["upload_bytes_per_s"] = flight.sent_bytes / flight.sent_s
         self._bursts.measure(**values)
         self.read()
+
+    def cold_start_s_of(self, container: Container, waited_s: float) -> float:
+        """With its boot, as far as the wait for it tells. A wait for a free GPU is no start: were it taken for one, a long one could make
+        every later start too dear for the caps, and no better one would be measured."""
+        return max(container.cold_start_s, min(waited_s, self._startup_s))
 
     def stack_fault(self, reply: Reply) -> str | None:
         """Why results of there and of here are not the same, if they are not; while no worker here has told, nobody knows."""

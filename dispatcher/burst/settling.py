@@ -1,11 +1,12 @@
-"""What a call that has ended cost, and what it says of Modal."""
+"""What a call that has ended cost, and what it says of Modal and of its jobs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from core.burst import Outcome, Reply
+from core.burst import Outcome, Receipt, Reply
 from core.bursts import Caps
+from core.errors import Overdue
 from dispatcher.burst.calls import CallFailed, Why
 from dispatcher.burst.flight import Flight, Landed, Recall, receipts_of
 
@@ -44,6 +45,20 @@ def failure_of(flight: Flight, landed: Landed) -> CallFailed | None:
     if landed.reply.refusal is not None:
         return CallFailed(Why.REFUSED, landed.reply.refusal.message)
     return _fruitless(flight, landed.reply)
+
+
+def may_be_why(flight: Flight, landed: Landed) -> bool:
+    """Whether the jobs that no receipt speaks of may be why: then they are not sent again."""
+    if landed.failure is not None:
+        return landed.failure.why == Why.BROKE and flight.call_id is not None
+    return landed.recall == Recall.OVERDUE or (landed.reply is not None and landed.reply.refusal is None)
+
+
+def is_blamed(receipt: Receipt) -> bool:
+    """Whether a job that came back unended may be why."""
+    if receipt.outcome == Outcome.RETURNED:
+        return receipt.error is not None and receipt.error.code == Overdue.code
+    return receipt.outcome != Outcome.LOST
 
 
 def _fruitless(flight: Flight, reply: Reply) -> CallFailed | None:

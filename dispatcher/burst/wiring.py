@@ -36,11 +36,12 @@ def build(settings: Settings, redis: RedisClient, jobs: JobStore) -> Parts:
     """Connects to nothing."""
     calls, bursts = ModalCalls(Place.of(settings)), Bursts(redis, jobs)
     cargo = Cargo(open_file_store(settings), Ffmpeg(settings.ffmpeg), settings.file_store)
-    gauges = Gauges(bursts, lambda: stacks_of(jobs.workers()), timeout_s=settings.modal_timeout_s)
+    startup_s, timeout_s = settings.modal_startup_timeout_s, settings.modal_timeout_s
+    gauges = Gauges(bursts, lambda: stacks_of(jobs.workers()), startup_s=startup_s, timeout_s=timeout_s)
     bridge = Bridge(
         jobs,
         bursts,
-        Pilot(calls, bursts, cargo, startup_s=settings.modal_startup_timeout_s),
+        Pilot(calls, bursts, cargo, startup_s=startup_s),
         cargo,
         gauges=gauges,
         limits=Limits(settings.lease_s, settings.heartbeat_s, settings.max_failures),
@@ -48,7 +49,7 @@ def build(settings: Settings, redis: RedisClient, jobs: JobStore) -> Parts:
             caps_of(settings),
             lambda device: paid_per_s(device, settings.modal_gpus),
             settings.modal_scaledown_s,
-            settings.modal_startup_timeout_s + settings.modal_timeout_s,
+            startup_s + timeout_s,
         ),
     )
     return Parts(calls, bursts, gauges, Moments(jobs, bursts, gauges, settings), bridge)

@@ -70,7 +70,7 @@ def test_the_queue_tells_of_bursts_and_a_job_of_where_it_runs(
     with connect(redis_url) as redis:
         bursts = Bursts(redis, jobs)
         bursts.post(0.25)
-        bursts.intend("b", [job_id], Runner("modal", "bridge"), lease_s=60, reserve_usd=0.1, caps=Caps(1, 25))
+        bursts.intend("b", [job_id], Runner("modal", "bridge"), lease_s=60, deadline_s=180, reserve_usd=0.1, caps=Caps(1, 25))
         bursts.tell(BurstOutlook(is_paused=True, reason="Modal is not to be reached", why=()), ttl_s=60)
     line = "bursts to Modal: 1 under way with 1 jobs; $0.35 of $1.00 today, $0.35 of $25.00 this month; paused: Modal is not to be reached"
     assert line in " ".join(said("queue").split())

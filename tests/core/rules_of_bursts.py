@@ -30,7 +30,14 @@ class BurstRules(JobRules):
         """Whatever jobs: those that are not pending any more are left out."""
         burst_id, asked = uuid4().hex, [latest(list(self.model.jobs.values()), one) for one in which]
         send = partial(
-            self.bursts.intend, burst_id, [job.new.id for job in asked], BRIDGE, lease_s=LEASE_S, reserve_usd=reserve_usd, caps=caps
+            self.bursts.intend,
+            burst_id,
+            [job.new.id for job in asked],
+            BRIDGE,
+            lease_s=LEASE_S,
+            deadline_s=180,
+            reserve_usd=reserve_usd,
+            caps=caps,
         )
         reserve, committed = round(reserve_usd * MICRO), self.model.committed
         if committed + reserve > round(min(caps.day_usd, caps.month_usd) * MICRO):

@@ -22,7 +22,9 @@ def bursts(redis: RedisClient, store: JobStore) -> Bursts:
 
 
 def intend(bursts: Bursts, *jobs: Job, burst_id: str = "", reserve_usd: float = 0.1, caps: Caps = PLENTY) -> Burst:
-    burst = bursts.intend(burst_id or uuid4().hex, [job.id for job in jobs], MODAL, lease_s=60, reserve_usd=reserve_usd, caps=caps)
+    burst = bursts.intend(
+        burst_id or uuid4().hex, [job.id for job in jobs], MODAL, lease_s=60, deadline_s=180, reserve_usd=reserve_usd, caps=caps
+    )
     assert isinstance(burst, Burst)
     return burst
 
@@ -64,7 +66,7 @@ def test_jobs_that_somebody_else_took_are_left_out(store: JobStore, bursts: Burs
 def test_a_call_without_jobs_is_none_and_costs_nothing(store: JobStore, bursts: Bursts) -> None:
     job = submit(store)
     claim(store)
-    assert bursts.intend("b", [job.id], MODAL, lease_s=60, reserve_usd=0.1, caps=PLENTY) is None
+    assert bursts.intend("b", [job.id], MODAL, lease_s=60, deadline_s=180, reserve_usd=0.1, caps=PLENTY) is None
     assert (today(bursts), bursts.under_way()) == ((0, 0), ())
 
 
@@ -77,7 +79,7 @@ def test_a_burst_and_a_local_claim_never_get_the_same_job(store: JobStore, burst
             got.append(job.id)
 
     def away(some: list[Job]) -> None:
-        burst = bursts.intend(uuid4().hex, [job.id for job in some], MODAL, lease_s=60, reserve_usd=0.001, caps=PLENTY)
+        burst = bursts.intend(uuid4().hex, [job.id for job in some], MODAL, lease_s=60, deadline_s=180, reserve_usd=0.001, caps=PLENTY)
         if isinstance(burst, Burst):
             got.extend(job_id for job_id, _ in burst.jobs)
 
@@ -96,7 +98,9 @@ def test_no_race_spends_beyond_a_cap(store: JobStore, bursts: Bursts, caps: Caps
     replies: list[Burst | OverCap | None] = []
     threads = [
         threading.Thread(
-            target=lambda job=job: replies.append(bursts.intend(job.id, [job.id], MODAL, lease_s=60, reserve_usd=0.1, caps=caps))
+            target=lambda job=job: replies.append(
+                bursts.intend(job.id, [job.id], MODAL, lease_s=60, deadline_s=180, reserve_usd=0.1, caps=caps)
+            )
         )
         for job in jobs
     ]
@@ -113,7 +117,9 @@ def test_a_cap_counts_what_was_spent_and_what_may_still_be(store: JobStore, burs
     first, second, third = (submit(store) for _ in range(3))
     bursts.settle(intend(bursts, first, reserve_usd=0.5).id, cost_usd=0.2)
     intend(bursts, second, reserve_usd=0.5)
-    assert bursts.intend("c", [third.id], MODAL, lease_s=60, reserve_usd=0.4, caps=PLENTY) == OverCap(day_usd=0.7, month_usd=0.7)
+    assert bursts.intend("c", [third.id], MODAL, lease_s=60, deadline_s=180, reserve_usd=0.4, caps=PLENTY) == OverCap(
+        day_usd=0.7, month_usd=0.7
+    )
     assert store.get(third.id).state == JobState.QUEUED
 
 

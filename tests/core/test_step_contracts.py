@@ -44,7 +44,9 @@ def world(redis: RedisClient) -> World:
         store.fail(claim(store), JobFailure(code="c", message="m"))
         submit(store, key_id="a", source="https://example.org/a.mp3", deliveries=(WEBHOOK,))
     waiting = [submit(store, key_id="a", deliveries=(WEBHOOK,)) for _ in range(4)]
-    burst = Bursts(redis, store).intend("early", [waiting[-1].id], Runner("modal", "x"), lease_s=60, reserve_usd=0.1, caps=Caps(1, 25))
+    burst = Bursts(redis, store).intend(
+        "early", [waiting[-1].id], Runner("modal", "x"), lease_s=60, deadline_s=180, reserve_usd=0.1, caps=Caps(1, 25)
+    )
     assert isinstance(burst, Burst)
     running, _ = claim(store), claim(store, BOB, lease_s=0)
     fetching, sending = fetches.claim(ME), outbox.claim(ME)
@@ -84,7 +86,7 @@ CALLS: dict[str, Callable[[World], list[object]]] = {
     "expired": lambda _: ["results", 0, 10, 60_000],
     "let_go": lambda is_: ["results", is_.ended.id],
     "prune_workers": lambda _: [],
-    "burst": lambda is_: ["b", "modal/x", "modal", 60_000, 50, 1_000, 5_000, "2026-11-22", "[1, 5]", is_.waiting.id],
+    "burst": lambda is_: ["b", "modal/x", "modal", 60_000, 180_000, 50, 1_000, 5_000, "2026-11-22", "[1, 5]", is_.waiting.id],
     "burst_called": lambda is_: [is_.burst.id, "fc-1"],
     "burst_settled": lambda is_: [is_.burst.id, 70],
     "burst_spent": lambda _: ["2026-11-22", 70],
@@ -109,7 +111,7 @@ def test_every_step_has_its_row_here() -> None:
 def test_a_step_that_cannot_read_what_it_is_told_changes_nothing(quick_redis: RedisClient, step: str) -> None:
     steps, is_ = RedisSteps(quick_redis, NAMESPACE), world(quick_redis)
     for place in range(len(CALLS[step](is_))):
-        for broken in ("{", "nan", "1.5"):
+        for broken in ("{", "nan", "1.5", "1e300"):
             arguments = CALLS[step](is_)
             arguments[place] = broken
             before = Recorded(quick_redis)

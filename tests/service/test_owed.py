@@ -102,6 +102,8 @@ REFUSED = {
     "no URL": ("example.org/hook", "must be a URL that begins with https:// or http://"),
     "another scheme": ("gs://bucket/hook", "must be a URL that begins with"),
     "no text": (7, "must be a URL"),
+    "nothing, but no text": ([], "must be a URL"),
+    "no": (False, "must be a URL"),
     "a password": ("https://me:secret@example.org/hook", "holds a user name or password"),
     "spaces": ("https://example.org/a hook", "holds spaces"),
     "no host": ("https:///hook", "must be a URL that begins with"),

@@ -6,20 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from core.burst import Bundle, BundleJob, Container, Outcome, Receipt, Reply, Stack
 from core.bursts import Bursts, Caps, DayOfLedger
-from core.file_store import result_key
-from core.job import Job, JobFailure, JobState
+from core.file_store import claim_key, product_key, result_key
+from core.job import Job, JobFailure, JobState, Stage
 from core.job_store import Runner
 from core.transcript import Models, Run, Transcript
-from dispatcher.burst.bridge import Bridge, Limits
+from dispatcher.burst.bridge import SLOT, Bridge, Limits
 from dispatcher.burst.calls import ModalCalls, Place
 from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Flight, Pilot
 from dispatcher.burst.gauges import Gauges
 from dispatcher.burst.settling import Money
-from dispatcher.reclaim import Reclaimer
 from tests.conftest import wait_for
+from tests.core.recorded import Recorded
 from tests.modal_server import Call, ModalServer
 from tests.worker.box import Box
 
@@ -56,7 +58,7 @@ class BurstBox:
     def another(self) -> Bridge:
         """As the next dispatcher builds it: it knows nothing but what is in Redis."""
         cargo = Cargo(self.box.files, self.box.ffmpeg, self.bucket)
-        self.gauges = Gauges(self.bursts, lambda: self.own_stacks, timeout_s=600)
+        self.gauges = Gauges(self.bursts, lambda: self.own_stacks, startup_s=600, timeout_s=600)
         calls = self.calls(self.place, ask_timeout_s=self.ask_timeout_s, send_timeout_s=self.send_timeout_s)
         built = Bridge(
             self.store,
@@ -100,12 +102,22 @@ class BurstBox:
         folder = self.folder / "jobs" / job.id
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
-    def reclaimer(self) -> Reclaimer:
-        return Reclaimer(self.store, lease_s=LEASE_S, max_losses=3)
-
     def close(self) -> None:
         for built in self._built:
             built.close()
+
+    def check(self) -> None:
+        """What holds at every moment, whatever happened before: nothing lost, nothing doubled, and the ledger right."""
+        recorded, under_way = Recorded(self.box.redis), self.bursts.under_way()
+        recorded.check_jobs()
+        days = self.bursts.ledger(self.bursts.today()[:7])
+        assert sum(day.reserved_usd for day in days) == pytest.approx(sum(burst.reserved_usd for burst in under_way))
+        in_calls = {pair for burst in under_way for pair in burst.jobs}
+        on_modal = {(job_id, int(job["attempt"])) for job_id, job in recorded.jobs.items() if job.get("slot") == SLOT}
+        assert on_modal <= in_calls, "a job is held for Modal that no call has"
+        for job in recorded.jobs.values():
+            if job["state"] == JobState.SUCCEEDED and job["runner"] == "modal":
+                assert hashlib.sha256(self.box.files.read(job["result_key"])).hexdigest() == job["result_sha256"]
 
 
 def succeeded(job: BundleJob) -> Receipt:
@@ -113,6 +125,18 @@ def succeeded(job: BundleJob) -> Receipt:
     return Receipt(
         job_id=job.id, attempt=job.attempt, outcome=Outcome.SUCCEEDED, transcript=content,
         sha256=hashlib.sha256(content.encode()).hexdigest(), stages_s={"asr": 1.0}, seconds=SECONDS, gpu_s=SECONDS,
+    )  # fmt: skip
+
+
+def stored(box: BurstBox, job: BundleJob) -> Receipt:
+    """As a container leaves it: the result is there already."""
+    content = transcript_of(job).encode()
+    box.box.files.write_once(claim_key(job.id, job.attempt), b"fc")
+    product = box.box.files.write(product_key(job.id, job.attempt, Stage.ASR), b"words")
+    key = box.box.files.write_once(result_key(job.id, job.attempt), content).key
+    return Receipt(
+        job_id=job.id, attempt=job.attempt, outcome=Outcome.SUCCEEDED, result_key=key, sha256=hashlib.sha256(content).hexdigest(),
+        products={Stage.ASR: product.key}, product_sha256={Stage.ASR: product.sha256},
     )  # fmt: skip
 
 
@@ -136,6 +160,10 @@ def state(box: BurstBox, job: Job) -> tuple[JobState, int, int, int]:
     """With what it has cost: attempts, losses, bursts that failed with it."""
     now = box.store.get(job.id)
     return now.state, now.attempt, now.losses, now.burst_failures
+
+
+def is_there(box: BurstBox, key: str) -> bool:
+    return key in [listed.key for listed in box.box.files.listed(key.rpartition("/")[0])]
 
 
 def runs_here(box: BurstBox, job: Job) -> None:

@@ -8,7 +8,7 @@ import pytest
 from core.file_store import FileStore
 from core.settings import Settings
 from core.storage import open_file_store
-from tests.dispatcher.burst.box import BurstBox
+from tests.dispatcher.burst.box import BurstBox, stored
 from tests.gcs_server import CloudServer, bucket, cloud, cloud_session  # noqa: F401 - fixtures
 from tests.modal_server import ModalServer
 from tests.worker.box import Box
@@ -31,6 +31,7 @@ def box(redis_url: str, tmp_path: Path, ffmpeg: str, modal_server: ModalServer) 
     opened = BurstBox(worker, tmp_path / "files", modal_server)
     yield opened
     opened.close()
+    opened.check()
     worker.close()
 
 
@@ -40,6 +41,15 @@ def bucket_box(box: BurstBox, cloud: CloudServer, bucket: str, tmp_path: Path) -
     box.bucket = f"gs://{bucket}/spillway"
     box.box.files = files_in(box.bucket, tmp_path)
     box.bridge = box.another()
+    return box
+
+
+@pytest.fixture(params=["volume", "bucket"])
+def either(request: pytest.FixtureRequest) -> BurstBox:
+    if request.param == "volume":
+        return request.getfixturevalue("box")  # type: ignore[no-any-return]
+    box: BurstBox = request.getfixturevalue("bucket_box")
+    box.says = lambda job: stored(box, job)
     return box
 
 

@@ -1,9 +1,9 @@
 """What goes wrong around a call while it is under way: late dispatchers, a full disk, a Redis that is away, jobs that are gone."""
 
-import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpclib import Status
@@ -19,7 +19,7 @@ from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Recall
 from tests.conftest import RedisServer, wait_for
 from tests.dispatcher.burst.box import RESERVE_USD, SECONDS, WHOLE_USD, BurstBox, ended, runs_here, state
-from tests.modal_server import Conduct, ModalServer
+from tests.modal_server import Call, Conduct, ModalServer
 from tests.modal_wire import Fault
 from tests.worker.box import Box
 
@@ -115,41 +115,6 @@ def test_a_dispatcher_that_stops_while_it_packs_has_made_no_call(box: BurstBox, 
     box.until_settled()
     assert (state(box, job), box.server.calls) == ((JobState.QUEUED, 1, 0, 0), {})
     runs_here(box, job)
-
-
-def test_a_bundle_of_which_nothing_can_be_sent_costs_nothing_and_is_not_sent_again(box: BurstBox) -> None:
-    job = box.box.submit(b"not a recording at all" * 100)
-    box.begin(job)
-    box.until_settled()
-    assert state(box, job) == (JobState.QUEUED, 1, 0, 1)
-    assert (box.ledger().spent_usd, box.ledger().reserved_usd, box.server.calls) == (0, 0, {})
-    assert not box.bridge.breaker.is_open
-
-
-def test_a_recording_that_cannot_be_sent_does_not_wait_for_the_others(box: BurstBox) -> None:
-    good, damaged = box.box.submit(), box.box.submit(b"not a recording at all" * 100)
-    box.server.conducts = [Conduct(ends=threading.Event())]
-    box.begin(good, damaged)
-    box.step_until(lambda: state(box, damaged)[0] == JobState.QUEUED, "the damaged one to be handed back")
-    assert state(box, good)[0] == JobState.RUNNING
-
-
-def test_recordings_beyond_what_memory_is_for_stay_here(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = box.box.submit(), box.box.submit()
-    size = len(box.box.ffmpeg.flac(box.folder / "jobs" / first.id / "input", most_s=10))
-    monkeypatch.setattr("dispatcher.burst.cargo.MOST_BYTES", size)
-    box.begin(first, second)
-    box.until_settled()
-    assert [state(box, job) for job in (first, second)] == [(JobState.SUCCEEDED, 1, 0, 0), (JobState.QUEUED, 1, 0, 1)]
-
-
-def test_a_bundle_of_sixty_four_is_one_call(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cargo, "_flac", lambda *_: b"a recording")
-    jobs = [box.box.submit() for _ in range(64)]
-    box.begin(*jobs)
-    box.until_settled()
-    assert {state(box, job) for job in jobs} == {(JobState.SUCCEEDED, 1, 0, 0)}
-    assert (len(box.server.calls), box.ledger().jobs) == (1, 64)
 
 
 @pytest.mark.parametrize("fault", [DiskFull("full"), OSError(5, "Input/output error")], ids=["full", "broken"])
@@ -326,12 +291,22 @@ def test_a_stage_that_nobody_knows_is_a_reply_that_cannot_be_read(box: BurstBox)
     assert "cannot be read" in box.bridge.breaker.reason
 
 
-def test_a_recording_that_is_gone_is_left_to_a_local_worker_to_tell(box: BurstBox) -> None:
-    job = box.box.submit()
-    shutil.rmtree(box.folder / "jobs" / job.id)
+@pytest.mark.parametrize("nonsense", [{"seconds": 1e300}, {"stages_s": {"asr": 1e300}}], ids=lambda nonsense: next(iter(nonsense)))
+def test_a_reply_that_cannot_be_true_stops_nobody(box: BurstBox, nonsense: dict[str, Any]) -> None:
+    job, answer = box.box.submit(), box.answer
+
+    def says(call: Call) -> object:
+        reply = answer(call)
+        place = reply if "seconds" in nonsense else reply["receipts"][0]
+        place.update(nonsense)
+        return reply
+
+    box.server.remote = says
     box.begin(job)
     box.until_settled()
-    assert state(box, job) == (JobState.QUEUED, 1, 0, 1)
+    assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (RESERVE_USD, 0)
+    assert "cannot be read (1 faults)" in box.bridge.breaker.reason
 
 
 def test_a_dispatcher_that_lost_its_lead_while_it_sent_ends_its_call(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,12 +338,11 @@ def test_leases_are_renewed_before_they_are_judged_however_late_the_round(box: B
     box.server.conducts = [Conduct(ends=threading.Event())]
     box.begin(job)
     call_kept(box)
-    reclaimer = box.reclaimer()
     with Redis.from_url(redis_url) as redis:
         redis.zadd("spillway:leases", {job.id: 1})
     box.bridge._renewed -= 60  # the round before is a lease ago
     box.bridge.step()
-    reclaimer.step()
+    assert box.store.reclaim_expired(max_losses=3) == {}
     assert state(box, job) == (JobState.RUNNING, 1, 0, 0)
 
 

@@ -2,26 +2,18 @@
 
 import hashlib
 import threading
+from collections.abc import Callable
 
-from core.burst import REVOKED, BundleJob, Outcome, Receipt
+import pytest
+
+from core.burst import REVOKED, Outcome, Receipt
 from core.errors import ObjectRefused
 from core.file_store import claim_key, product_key, result_key
 from core.job import JobState, Stage
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import WHOLE_USD, BurstBox, state, transcript_of
-from tests.modal_server import Conduct
-
-
-def stored(box: BurstBox, job: BundleJob) -> Receipt:
-    """As a container leaves it: the result is there already."""
-    content = transcript_of(job).encode()
-    box.box.files.write_once(claim_key(job.id, job.attempt), b"fc")
-    product = box.box.files.write(product_key(job.id, job.attempt, Stage.ASR), b"words")
-    key = box.box.files.write_once(result_key(job.id, job.attempt), content).key
-    return Receipt(
-        job_id=job.id, attempt=job.attempt, outcome=Outcome.SUCCEEDED, result_key=key, sha256=hashlib.sha256(content).hexdigest(),
-        products={Stage.ASR: product.key}, product_sha256={Stage.ASR: product.sha256},
-    )  # fmt: skip
+from tests.dispatcher.burst.box import WHOLE_USD, BurstBox, is_there, runs_here, state, stored
+from tests.modal_server import Conduct, worker_lost
+from tests.modal_wire import Fault
 
 
 def test_the_key_goes_and_the_results_key_comes(bucket_box: BurstBox) -> None:
@@ -96,17 +88,36 @@ def test_a_call_that_nobody_knows_of_is_fenced_by_its_claim(bucket_box: BurstBox
     assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
 
 
+def no_answer(box: BurstBox) -> None:
+    box.send_timeout_s = 0.5
+    box.bridge = box.another()
+    box.server.faults = [Fault("FunctionMap", is_silent=True, times=100)]
+
+
+def lost(box: BurstBox) -> None:
+    box.server.conducts = [Conduct(ending=worker_lost())]
+
+
+def overdue(box: BurstBox) -> None:
+    box.server.conducts = [Conduct(ends=threading.Event())]
+    box.startup_s = 0.2
+    box.bridge = box.another()
+
+
+@pytest.mark.parametrize("fault", [no_answer, lost, overdue])
+def test_a_container_that_may_still_have_a_job_that_went_back_is_told(bucket_box: BurstBox, fault: Callable[[BurstBox], None]) -> None:
+    box = bucket_box
+    fault(box)
+    job = box.box.submit()
+    box.begin(job, deadline_s=0.2)
+    box.until_settled()
+    wait_for(lambda: claim_of(box, job.id) == REVOKED, "the claim to be written over")
+    runs_here(box, job)
+
+
 def claim_of(box: BurstBox, job_id: str) -> bytes:
     """Empty also in the moment in which it changes."""
     try:
         return box.box.files.read(claim_key(job_id, 1))
     except (FileNotFoundError, ObjectRefused):
         return b""
-
-
-def is_there(box: BurstBox, key: str) -> bool:
-    try:
-        box.box.files.read(key)
-    except FileNotFoundError:
-        return False
-    return True

@@ -1,17 +1,20 @@
 """Decisions that become calls: the real policy, a real store, Modal's own client."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from core.bursts import Caps
+from core.errors import SettingsError
 from core.job import Job, JobState
 from core.job_store import Runner
 from core.settings import Settings
 from core.worker_reports import WorkerReport
 from dispatcher.burst.burster import Burster
 from dispatcher.burst.moment import Moments
+from dispatcher.burst.wiring import make_burster
 from tests.conftest import wait_for
 from tests.dispatcher.burst.box import BurstBox, not_deployed, state
 from tests.modal_server import Conduct
@@ -60,6 +63,13 @@ def test_switched_off_it_begins_nothing_and_brings_home_what_is_under_way(box: B
     burster = burster_of(box, is_on=False)
     until(burster, lambda: have_ended(box, under_way), "the call to be brought home")
     assert (state(box, waiting)[0], box.bursts.outlook()) == (JobState.QUEUED, None)
+
+
+def test_bursts_that_are_on_without_a_token_do_not_begin(box: BurstBox) -> None:
+    with pytest.raises(
+        SettingsError, match=r"SPILLWAY_BURST is on without a token.* set SPILLWAY_MODAL_TOKEN_ID and SPILLWAY_MODAL_TOKEN_SECRET"
+    ):
+        make_burster(Settings(burst=True, modal_token_id="ak-test"), box.box.redis, box.store)
 
 
 def test_one_look_in_favour_brings_up_no_container(box: BurstBox) -> None:
@@ -117,6 +127,20 @@ def test_a_modal_that_failed_is_tried_by_one_call(box: BurstBox) -> None:
     ends.set()
     until(burster, lambda: have_ended(box, *jobs), "all to go once it is well")
     assert not box.bridge.breaker.is_open
+
+
+def test_a_long_wait_for_a_container_does_not_end_bursting(box: BurstBox) -> None:
+    """Once a start were too dear for the caps nothing would go, and no better start be measured."""
+    box.box.redis.delete("spillway:burst_figures")
+    answer = box.answer
+    box.server.remote = lambda call: answer(call) | {"started_at": time.time() + 2400}
+    box.begin(box.box.submit())
+    box.step_until(lambda: not box.bursts.under_way(), "the call to be settled")
+    box.server.remote = answer
+    box.bursts.measure(real_time_factor=10.0)
+    jobs = [box.box.submit(duration_s=800) for _ in range(8)]
+    burster = burster_of(box)
+    until(burster, lambda: any(state(box, job)[0] == JobState.SUCCEEDED for job in jobs), "jobs to go")
 
 
 def test_a_call_that_no_container_has_begun_comes_back_to_an_idle_gpu(box: BurstBox) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from core.burst import Outcome, Reply, mismatch
+from core.bursts import BurstOutlook
 from core.worker_reports import WorkerReport
 from dispatcher.burst.__main__ import main
-from tests.dispatcher.burst.box import RESERVE_USD, BurstBox, ended
+from tests.dispatcher.burst.box import RESERVE_USD, BurstBox, ended, runs_here
 from tests.modal_server import Conduct, worker_lost
 
 A10_PER_S = 0.000306 + 4 * 0.0000131 + 16 * 0.00000222
@@ -68,6 +69,22 @@ def test_plan_counts_what_the_dispatcher_has_under_way(box: BurstBox, typed: Any
     assert "1 calls under way" in said
     assert f"money: ${1 - RESERVE_USD:.2f} left today" in said
     assert len(box.bursts.under_way()) == 1
+
+
+def test_plan_says_that_the_dispatcher_waits_and_why(box: BurstBox, typed: Any) -> None:
+    box.bursts.tell(BurstOutlook(is_paused=True, reason="Modal refuses the token: make a new one", why=()), ttl_s=60)
+    assert "the dispatcher waits with the next try: Modal refuses the token: make a new one" in typed("plan")[1]
+
+
+def test_plan_says_what_would_be_taken_back(box: BurstBox, typed: Any) -> None:
+    box.bursts.measure(cold_start_s=600.0)
+    box.server.conducts = [Conduct(starts=threading.Event())]
+    flight = box.begin(box.box.submit())
+    box.store.report_worker(WorkerReport("gpu0", True, "", "cuda", "large-v2"), ttl_s=60)
+    runs_here(box, box.box.submit())
+    said = typed("plan")[1]
+    assert f"take back: {flight.burst.id}: a local GPU is about to have nothing to do" in said
+    assert not any(call.is_cancelled.is_set() for call in box.server.calls.values())
 
 
 def test_check_sends_ten_seconds_and_keeps_the_cold_start_and_the_cost(box: BurstBox, typed: Any) -> None:

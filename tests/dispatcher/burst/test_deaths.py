@@ -13,7 +13,7 @@ from core.job import JobState
 from dispatcher.burst.calls import ModalCalls
 from dispatcher.burst.flight import Stopped
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import RESERVE_USD, WHOLE_USD, BurstBox, runs_here, state
+from tests.dispatcher.burst.box import RESERVE_USD, WHOLE_USD, BurstBox, is_there, key_of, runs_here, state
 
 
 class Deaths:
@@ -70,13 +70,34 @@ def _nobody_dies_later() -> Iterator[None]:
         Death("spawn", 1, False, RESERVE_USD),
         Death("step:burst_called", 1, True, WHOLE_USD),
         Death("poll", 1, True, WHOLE_USD),
-        Death("placed:transcript-1.json", 1, True, WHOLE_USD),
         Death("step:finish", 1, True, WHOLE_USD),
         Death("step:burst_settled", 1, True, WHOLE_USD),
     ],
     ids=lambda death: death.after,
 )
-def test_whoever_comes_after_brings_it_to_its_end(box: BurstBox, death: Death) -> None:
+def test_whoever_comes_after_brings_it_to_its_end(either: BurstBox, death: Death) -> None:
+    _dies_and_is_followed(either, death)
+
+
+def test_whoever_comes_after_takes_the_result_that_lies_there(box: BurstBox) -> None:
+    """In a bucket the container has put it there."""
+    _dies_and_is_followed(box, Death("placed:transcript-1.json", 1, True, WHOLE_USD))
+
+
+def test_whoever_comes_after_one_that_died_as_it_gave_an_intent_up_ends_it(box: BurstBox) -> None:
+    job = box.box.submit()
+    box.calls = Mortal
+    box.bridge = box.another()
+    for point in ("step:burst", "step:release"):
+        DEATHS.armed, DEATHS.has_struck = point, False
+        _live(box, job.id)
+        box.bridge = box.another()
+    box.until_settled()
+    assert (state(box, job), box.server.calls) == ((JobState.QUEUED, 1, 0, 0), {})
+    assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (RESERVE_USD, 0)
+
+
+def _dies_and_is_followed(box: BurstBox, death: Death) -> None:
     job = box.box.submit()
     box.calls = Mortal
     box.bridge = box.another()
@@ -89,7 +110,7 @@ def test_whoever_comes_after_brings_it_to_its_end(box: BurstBox, death: Death) -
     if not death.comes_home:
         runs_here(box, job)
     else:
-        assert box.files_of(job) == ["input", "transcript-1.json"]
+        assert is_there(box, key_of(box.store.get(job.id)))
     assert len(box.server.calls) == death.calls
     assert box.ledger().spent_usd == pytest.approx(death.spent_usd)
     assert (box.ledger().reserved_usd, box.ledger().calls, box.ledger().jobs) == (0, 1, 1)
@@ -98,7 +119,8 @@ def test_whoever_comes_after_brings_it_to_its_end(box: BurstBox, death: Death) -
 def _live(box: BurstBox, job_id: str) -> None:
     """Until it dies."""
     try:
-        box.bridge.begin((job_id,), reserve_usd=RESERVE_USD, deadline_s=60)
+        if not box.bursts.under_way():
+            box.bridge.begin((job_id,), reserve_usd=RESERVE_USD, deadline_s=60)
 
         def stepped() -> bool:
             if not DEATHS.has_struck:
