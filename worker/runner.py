@@ -128,7 +128,7 @@ class JobRunner:
         job = held.job
         try:
             transcript = self._transcribe(self._work(held))
-            if missing := without_speakers(job, transcript):
+            if missing := without_speakers(job, transcript.warnings):
                 return self._fail_with_words(held, transcript, missing)
             ended = self._commit(held, transcript)
             self._broken.clear()
