@@ -19,6 +19,7 @@ import modal.experimental
 
 from core.burst import CONTAINER_CORES, CONTAINER_GIB
 from core.process import begin
+from core.settings import Settings
 
 BEGUN = monotonic()  # in a container its cold start is counted from here
 HERE = Path(__file__).parent
@@ -26,7 +27,8 @@ CODE = ("core", "worker")
 MODELS = "/var/lib/spillway/models"  # where the image looks for them
 FILL_TIMEOUT_S = 3600
 
-settings = begin("modal")
+# What the account's Secrets hold is read where a wrong one is an answer: a container that ends at its import is started again and again.
+settings = begin("modal", without=("gcs_credentials", "hf_token"))
 if settings.asr_model.startswith(("/", "./", "../", "~")):
     sys.exit(f"SPILLWAY_ASR_MODEL is the folder {settings.asr_model}, which is not on Modal: burst with a model that has a name")
 if settings.file_store and not settings.modal_gcs_secret:
@@ -112,7 +114,7 @@ with image.imports():  # type: ignore[no-untyped-call]
 class Transcriber:
     @modal.enter()
     def load(self) -> None:
-        self.worker = BurstWorker(settings, BEGUN)
+        self.worker = BurstWorker(Settings.from_environment, BEGUN)
         if self.worker.is_host_bad:  # some of Modal's L4 hosts; the call goes to another
             modal.experimental.stop_fetching_inputs()
 
@@ -128,6 +130,6 @@ class Transcriber:
 @app.function(volumes={MODELS: volume}, secrets=[hub_token] if hub_token else [], env=environment, timeout=FILL_TIMEOUT_S, retries=0)
 def fill() -> dict[str, Any]:
     """Brings what is missing of the models into the Volume: `said`, line by line, and an `error` or None."""
-    said = fill_models(settings)
+    said = fill_models(Settings.from_environment)
     volume.commit()
     return said
