@@ -19,13 +19,14 @@ import modal.experimental
 
 from core.burst import CONTAINER_CORES, CONTAINER_GIB
 from core.process import begin
-from core.settings import Settings
+from core.settings import Settings, variable
 
 BEGUN = monotonic()  # in a container its cold start is counted from here
 HERE = Path(__file__).parent
 CODE = ("core", "worker")
 MODELS = "/var/lib/spillway/models"  # where the image looks for them
 FILL_TIMEOUT_S = 3600
+TOKEN = f"{variable('modal_token_id')} and {variable('modal_token_secret')} in .env, or one that `modal token new` made"
 
 # What the account's Secrets hold is read where a wrong one is an answer: a container that ends at its import is started again and again.
 settings = begin("modal", without=("gcs_credentials", "hf_token"))
@@ -61,6 +62,8 @@ def secret(name: str | None, *keys: str) -> modal.Secret | None:
         except (modal.exception.NotFoundError, modal.exception.InvalidError) as error:
             command = " ".join(["modal secret create", name, *(f"{key}=…" for key in keys or ("KEY",))])
             sys.exit(f"Modal has no Secret {' with '.join([name, *keys])} ({error}): make it,\n  {command}")
+        except modal.exception.Error as error:  # a token that is missing or wrong, mostly
+            sys.exit(f"Modal cannot be asked for the Secret {name} ({error}): see the token, {TOKEN}")
     return found
 
 
