@@ -181,7 +181,7 @@ class JobRunner:
         stages_s = held.stages_s | transcript.run.stages_s
         succeed = partial(self._store.succeed, job, result_key=stored.key, result_sha256=stored.sha256)
         state = patiently(lambda: succeed(warnings=transcript.warnings, stages_s=stages_s))
-        if state is None:
+        if state != JobState.SUCCEEDED:  # lost, or cancelled in that moment
             self._files.delete(stored.key)
         return state or "lost"
 

@@ -109,6 +109,20 @@ def test_a_runner_that_lost_its_lease_leaves_no_result(box: Box) -> None:
         box.files.read(f"jobs/{job.id}/transcript-1.json")
 
 
+def test_a_cancel_that_comes_with_the_commit_wins_and_leaves_no_result(box: Box) -> None:
+    class Cancelling(JobStore):
+        def succeed(self, job: Job, **options: Any) -> JobState | None:
+            self.cancel(job.id)
+            return super().succeed(job, **options)
+
+    box.store = Cancelling(box.redis)
+    job = box.submit()
+    box.runner(transcript).work()
+    assert box.store.get(job.id).state == JobState.CANCELLED
+    with pytest.raises(FileNotFoundError):
+        box.files.read(result_key(job.id, 1))
+
+
 def test_the_callers_error_fails_the_job_at_once_with_its_message(box: Box) -> None:
     def transcribe(_: Work) -> Transcript:
         raise InvalidRequest("this model knows English only")
