@@ -98,6 +98,16 @@ def test_a_claim_that_changes_while_it_is_read_was_taken_back(tmp_path: Path, ff
     assert not exchange(Changing(tmp_path), ffmpeg).is_ours(JOB)
 
 
+def test_a_product_that_changes_while_it_is_read_is_made_again(tmp_path: Path, ffmpeg: str) -> None:
+    """An earlier call's second run may still be writing it: no fault of the client's."""
+
+    class Changing(LocalFileStore):
+        def read(self, key: str) -> bytes:
+            raise ObjectRefused(f"{key} changed while it was being read")
+
+    assert exchange(Changing(tmp_path), ffmpeg).kept(JOB) == {}
+
+
 def test_what_finished_stages_kept_is_read_and_written_where_the_next_attempt_looks(files: FileStore, ffmpeg: str) -> None:
     files.write(JOB.products["asr"], b"words")
     ours = exchange(files, ffmpeg)
