@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from core.burst import BundleJob, Outcome, Receipt
-from core.errors import CallerError, DiskFull, LeaseLost, Overdue, StorageUnavailable
+from core.errors import CallerError, DiskFull, InputLost, LeaseLost, Overdue, StorageUnavailable
 from core.job import JobFailure, Stage
 from core.log import logger
 from core.partial_file import StoredFile
@@ -138,7 +138,8 @@ class BundleRunner:
             return _ended(job, Outcome.RETURNED, JobFailure(code=error.code, message=str(error)))
         except Exception as error:
             log.exception("job broke", job_id=job.id, stage=attempt.stage)
-            self._broken.add(job.id)
+            if not isinstance(error, InputLost):
+                self._broken.add(job.id)
             return _ended(job, Outcome.BROKE, our_failure(error, job.id, attempt.stage))
 
     def _keep_looking(self, attempts: Sequence[Attempt], over: threading.Event) -> None:

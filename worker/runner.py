@@ -10,6 +10,7 @@ from uuid import uuid4
 from core.errors import (
     CallerError,
     DiskFull,
+    InputLost,
     JobCancelled,
     JobNotFound,
     LeaseLost,
@@ -148,7 +149,7 @@ class JobRunner:
             log.exception("job broke", job_id=job.id, stage=held.stage)
             failure = our_failure(error, job.id, held.stage)
             outcome = patiently(lambda: self._store.retry(job, failure, max_failures=self._limits.max_failures))
-            if outcome:  # a job that was deleted meanwhile may break for that alone
+            if outcome and not isinstance(error, InputLost):  # a job that was deleted meanwhile may break for that alone
                 self._count_broken(job)
             return outcome or "lost"
 

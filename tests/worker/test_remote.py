@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.burst import BundleJob, Outcome, Receipt
-from core.errors import BucketDenied, DiskFull, InvalidRequest, LeaseLost, OutOfMemory, StorageUnavailable
+from core.errors import BucketDenied, DiskFull, InputLost, InvalidRequest, LeaseLost, OutOfMemory, StorageUnavailable
 from core.job import JobOptions, Stage
 from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
@@ -205,6 +205,16 @@ def test_a_process_that_breaks_one_job_after_the_other_is_unfit(exchange: Exchan
     assert runner.is_fit
     runner.run(jobs("one more"), exchange, deadline_s=5)
     assert not runner.is_fit
+
+
+def test_a_process_whose_recordings_are_gone_is_fit(exchange: Exchange) -> None:
+    def transcribe(_: Work) -> Transcript:
+        raise InputLost("send it again")
+
+    runner = BundleRunner(transcribe, jobs_at_once=1)
+    receipts = runner.run(jobs(*(str(number) for number in range(MOST_BROKEN + 1))), exchange, deadline_s=5)
+    assert {(receipt.outcome, receipt.error and receipt.error.code) for receipt in receipts} == {(Outcome.BROKE, "input_lost")}
+    assert runner.is_fit
 
 
 def test_the_gpus_time_is_shared_by_audio(exchange: Exchange) -> None:

@@ -361,6 +361,15 @@ def test_jobs_that_are_deleted_while_they_run_do_not_count_as_broken(box: Box) -
     assert box.reasons == []
 
 
+def test_recordings_that_are_gone_are_not_the_workers_fault(box: Box) -> None:
+    jobs = [box.submit() for _ in range(MOST_BROKEN + 1)]
+    for job in jobs:
+        box.files.delete(job.input_key)
+    box.runner(transcript).work()
+    assert box.reasons == []
+    assert {(error := box.store.get(job.id).error) and error.code for job in jobs} == {"input_lost"}
+
+
 @pytest.mark.parametrize("away", [DiskFull, StorageUnavailable, BucketDenied])
 def test_a_file_store_that_is_full_or_away_hands_the_job_back_and_pauses_claims(box: Box, away: type[OurError]) -> None:
     def transcribe(_: Work) -> Transcript:
