@@ -10,6 +10,7 @@ container, which must come to the same conclusions; so the settings that decide 
 import re
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -97,6 +98,13 @@ bucket_key = secret(settings.modal_gcs_secret, "SPILLWAY_GCS_CREDENTIALS")
 hub_token = secret(settings.modal_hf_secret, "SPILLWAY_HF_TOKEN")
 app = modal.App(settings.modal_app, image=image)
 
+
+def take_no_more() -> None:
+    """Ends this container after the call that it has. It asks Modal for that: should it fail, the reply goes home all the same."""
+    with suppress(Exception):
+        modal.experimental.stop_fetching_inputs()
+
+
 with image.imports():  # type: ignore[no-untyped-call]
     from worker.container import BurstWorker, fill_models
 
@@ -119,14 +127,14 @@ class Transcriber:
     def load(self) -> None:
         self.worker = BurstWorker(Settings.from_environment, BEGUN)
         if self.worker.is_host_bad:  # some of Modal's L4 hosts; the call goes to another
-            modal.experimental.stop_fetching_inputs()
+            take_no_more()
 
     @modal.method()
     def run(self, bundle: dict[str, Any], recordings: dict[str, bytes]) -> dict[str, Any]:
         """`core.burst`'s Bundle in, its Reply out, as plain values. A list of receipts and no stream: Modal spawns no generators."""
         reply = self.worker.run(bundle, recordings, modal.current_function_call_id() or "")
         if not self.worker.is_fit:
-            modal.experimental.stop_fetching_inputs()
+            take_no_more()
         return reply
 
 
