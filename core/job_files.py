@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from core.errors import InputLost, ObjectRefused, TranscriptNotReady
+from core.errors import InputLost, TranscriptNotReady
 from core.file_store import JOBS, UPLOADS, FileStore, input_key, is_product, is_result, never
 from core.job import Job
 
@@ -38,7 +38,7 @@ def read_product(files: FileStore, job: Accepted, stage: str) -> bytes | None:
     """None for one that is gone, or not as it was written."""
     try:
         content = files.read(job.products[stage])
-    except (FileNotFoundError, ObjectRefused):  # the latter: it changes while it is read
+    except FileNotFoundError:
         return None
     return content if _is_intact(content, job.product_sha256.get(stage)) else None
 
