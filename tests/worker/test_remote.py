@@ -133,6 +133,7 @@ def test_a_job_that_never_looks_up_is_left_behind_and_its_process_is_unfit(excha
     runner = BundleRunner(transcribe, jobs_at_once=4, look_every_s=0.02, grace_s=0.1)
     fine, stuck = runner.run(jobs("fine", "stuck"), exchange, deadline_s=0.1)
     assert (fine.outcome, stuck.outcome, runner.is_fit) == (Outcome.SUCCEEDED, Outcome.RETURNED, False)
+    wait_for(lambda: "claims" not in {thread.name for thread in threading.enumerate()}, "nobody to ask for it any more")
     ever.set()
 
 
