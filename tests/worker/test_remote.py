@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from core.burst import BundleJob, Outcome, Receipt
-from core.errors import BucketDenied, DiskFull, InputLost, InvalidRequest, LeaseLost, OutOfMemory, StorageUnavailable
+from core.errors import BucketDenied, DiskFull, InputLost, InvalidRequest, LeaseLost, OutOfMemory, Overdue, StorageUnavailable
 from core.job import JobOptions, Stage
 from core.local_file_store import LocalFileStore
 from core.media import Ffmpeg
@@ -122,6 +123,17 @@ def test_what_is_not_done_by_the_deadline_is_handed_back_and_what_is_done_goes_h
     assert long.error.code == "overdue"
 
 
+def test_a_job_that_is_done_as_the_deadline_passes_goes_home(exchange: Exchange) -> None:
+    def transcribe(work: Work) -> Transcript:
+        with suppress(Overdue):
+            while True:
+                work.check()
+        return transcript(work)
+
+    (receipt,) = run(transcribe, exchange, jobs("late"), deadline_s=0.2)
+    assert receipt.outcome == Outcome.SUCCEEDED
+
+
 def test_a_job_that_never_looks_up_is_left_behind_and_its_process_is_unfit(exchange: Exchange) -> None:
     ever = threading.Event()
 
@@ -206,6 +218,18 @@ def test_a_process_that_breaks_one_job_after_the_other_is_unfit(exchange: Exchan
     assert runner.is_fit
     runner.run(jobs("one more"), exchange, deadline_s=5)
     assert not runner.is_fit
+
+
+def test_a_success_between_them_says_that_the_jobs_were_broken(exchange: Exchange) -> None:
+    def transcribe(work: Work) -> Transcript:
+        if work.job_id != "good":
+            raise RuntimeError("broken by what is in it")
+        return transcript(work)
+
+    runner = BundleRunner(transcribe, jobs_at_once=1)
+    broken = [str(number) for number in range(2 * MOST_BROKEN)]
+    runner.run(jobs(*broken[:MOST_BROKEN], "good", *broken[MOST_BROKEN:]), exchange, deadline_s=5)
+    assert runner.is_fit
 
 
 def test_a_process_whose_recordings_are_gone_is_fit(exchange: Exchange) -> None:
