@@ -43,10 +43,11 @@ def test_four_at_once_leave_this_process_to_its_other_threads() -> None:
 
 def test_a_job_that_is_cancelled_while_it_waits_stops_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_S", 0.02)
-    looks = iter(range(100))
+    looks, told_at = iter(range(100)), list[float]()
 
     def cancelled() -> None:
         if next(looks) > 3:
+            told_at.append(time.monotonic())
             raise JobCancelled("job")
 
     def job() -> None:
@@ -56,6 +57,7 @@ def test_a_job_that_is_cancelled_while_it_waits_stops_and_leaves_no_process(monk
     with ThreadPoolExecutor(1) as thread, pytest.raises(JobCancelled):
         thread.submit(job).result()
     assert children() == []
+    assert time.monotonic() - told_at[0] < 1.0, "it was waited for"
 
 
 def test_a_process_that_is_killed_is_an_error_of_this_job_alone() -> None:
