@@ -10,6 +10,7 @@ container, which must come to the same conclusions; so the settings that decide 
 import re
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,14 +20,17 @@ import modal.experimental
 
 from core.burst import CONTAINER_CORES, CONTAINER_GIB
 from core.process import begin
+from core.settings import Settings, variable
 
 BEGUN = monotonic()  # in a container its cold start is counted from here
 HERE = Path(__file__).parent
 CODE = ("core", "worker")
 MODELS = "/var/lib/spillway/models"  # where the image looks for them
 FILL_TIMEOUT_S = 3600
+TOKEN = f"{variable('modal_token_id')} and {variable('modal_token_secret')} in .env, or one that `modal token new` made"
 
-settings = begin("modal")
+# What the account's Secrets hold is read where a wrong one is an answer: a container that ends at its import is started again and again.
+settings = begin("modal", without=("gcs_credentials", "hf_token"))
 if settings.asr_model.startswith(("/", "./", "../", "~")):
     sys.exit(f"SPILLWAY_ASR_MODEL is the folder {settings.asr_model}, which is not on Modal: burst with a model that has a name")
 if settings.file_store and not settings.modal_gcs_secret:
@@ -59,6 +63,8 @@ def secret(name: str | None, *keys: str) -> modal.Secret | None:
         except (modal.exception.NotFoundError, modal.exception.InvalidError) as error:
             command = " ".join(["modal secret create", name, *(f"{key}=…" for key in keys or ("KEY",))])
             sys.exit(f"Modal has no Secret {' with '.join([name, *keys])} ({error}): make it,\n  {command}")
+        except modal.exception.Error as error:  # a token that is missing or wrong, mostly
+            sys.exit(f"Modal cannot be asked for the Secret {name} ({error}): see the token, {TOKEN}")
     return found
 
 
@@ -92,6 +98,13 @@ bucket_key = secret(settings.modal_gcs_secret, "SPILLWAY_GCS_CREDENTIALS")
 hub_token = secret(settings.modal_hf_secret, "SPILLWAY_HF_TOKEN")
 app = modal.App(settings.modal_app, image=image)
 
+
+def take_no_more() -> None:
+    """Ends this container after the call that it has. It asks Modal for that: should it fail, the reply goes home all the same."""
+    with suppress(Exception):
+        modal.experimental.stop_fetching_inputs()
+
+
 with image.imports():  # type: ignore[no-untyped-call]
     from worker.container import BurstWorker, fill_models
 
@@ -112,22 +125,22 @@ with image.imports():  # type: ignore[no-untyped-call]
 class Transcriber:
     @modal.enter()
     def load(self) -> None:
-        self.worker = BurstWorker(settings, BEGUN)
+        self.worker = BurstWorker(Settings.from_environment, BEGUN)
         if self.worker.is_host_bad:  # some of Modal's L4 hosts; the call goes to another
-            modal.experimental.stop_fetching_inputs()
+            take_no_more()
 
     @modal.method()
     def run(self, bundle: dict[str, Any], recordings: dict[str, bytes]) -> dict[str, Any]:
         """`core.burst`'s Bundle in, its Reply out, as plain values. A list of receipts and no stream: Modal spawns no generators."""
         reply = self.worker.run(bundle, recordings, modal.current_function_call_id() or "")
         if not self.worker.is_fit:
-            modal.experimental.stop_fetching_inputs()
+            take_no_more()
         return reply
 
 
 @app.function(volumes={MODELS: volume}, secrets=[hub_token] if hub_token else [], env=environment, timeout=FILL_TIMEOUT_S, retries=0)
 def fill() -> dict[str, Any]:
     """Brings what is missing of the models into the Volume: `said`, line by line, and an `error` or None."""
-    said = fill_models(settings)
+    said = fill_models(Settings.from_environment)
     volume.commit()
     return said

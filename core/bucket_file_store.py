@@ -3,7 +3,7 @@
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +11,7 @@ from time import monotonic
 from uuid import uuid4
 
 from core.crash_points import passed
-from core.errors import DiskFull, StorageUnavailable
+from core.errors import DiskFull, ObjectRefused, StorageUnavailable
 from core.file_store import JOBS, KEY, PROBE_KEY, Listed, checked, never
 from core.gcs import CloudStorage
 from core.gs_address import Place
@@ -21,6 +21,7 @@ from core.partial_file import FOLDER, PartialFile, StoredFile, full_disk_said, p
 log = logger("core.bucket_file_store")
 GOOD_FOR_S = 60.0  # a bucket that could be written is asked again after this long, if anybody wants to know, …
 BAD_FOR_S = 5.0  # … and one that could not be, sooner
+READS = 5  # of a file that others write over or delete
 CONTENT_TYPE = "application/octet-stream"
 UPLOAD_HEADERS = {"x-goog-resumable": "start", "x-goog-if-generation-match": "0"}  # signed: they must be sent as they are
 
@@ -47,9 +48,12 @@ class BucketFileStore:
         return written(PartialFile(key, self._scratch, partial(self._settle, self.place(key), replaces=False)), content)
 
     def read(self, key: str) -> bytes:
-        content = BytesIO()
-        self._storage.download(self.place(key), content.write)
-        return content.getvalue()
+        for _ in range(READS):
+            content = BytesIO()
+            with suppress(ObjectRefused):  # written over or deleted in that moment: what there is now is read, or missed
+                self._storage.download(self.place(key), content.write)
+                return content.getvalue()
+        raise StorageUnavailable(f"{self.place(key)} changes whenever it is read")
 
     @contextmanager
     def local_copy(self, key: str, check: Callable[[], None] = never) -> Iterator[Path]:

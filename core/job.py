@@ -48,7 +48,7 @@ class Priority(StrEnum):
 class JobOptions(BaseModel):
     """What a client may ask for; unknown fields are refused by name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     language: str | None = Field(None, description="Language code such as `en`; detected if absent.")
     task: Literal["transcribe", "translate"] = Field("transcribe", description="`translate` gives English text.")
@@ -109,7 +109,7 @@ def _depth(value: JsonValue) -> int:
 
 
 class JobFailure(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     code: str
     message: str
@@ -121,7 +121,7 @@ class NewJob(BaseModel):
     With a `source` its recording is not there yet: the fetch adds it, once, as `Fetched`.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     id: str
     key_id: str = ANONYMOUS
@@ -149,7 +149,7 @@ class NewJob(BaseModel):
 class Fetched(BaseModel):
     """What the fetch of a source adds to the record, once."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     duration_s: float
     input_key: str

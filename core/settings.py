@@ -3,7 +3,7 @@
 import os
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -289,8 +289,8 @@ class Settings(BaseModel):
         return {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items() if value is not None}
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """The settings of this process.
+    def from_environment(cls, environment: Mapping[str, str] | None = None, *, without: Collection[str] = ()) -> Self:
+        """The settings of this process; fields `without` keep their defaults.
 
         Raises `SettingsError` naming every variable that is unknown or wrong. An empty variable counts as unset;
         `SPILLWAY_X_FILE` in place of `SPILLWAY_X` names a file that holds the value.
@@ -298,7 +298,7 @@ class Settings(BaseModel):
         given = {
             name: value
             for name, value in (os.environ if environment is None else environment).items()
-            if name.startswith(PREFIX) and name not in NOT_OURS and value
+            if name.startswith(PREFIX) and name not in NOT_OURS and value and field_name(_plain(name)) not in without
         }
         unknown = sorted(name for name in given if field_name(_plain(name)) not in cls.model_fields)
         if unknown:

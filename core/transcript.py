@@ -14,7 +14,7 @@ SCHEMA: Literal["spillway.transcript.v1"] = "spillway.transcript.v1"
 class Value(BaseModel):
     """An immutable value; unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Timing(StrEnum):

@@ -41,6 +41,7 @@ def test_a_broad_except_stands_only_where_everything_must_be_answered() -> None:
     places = {
         "worker/runner.py",  # whatever breaks, the job gets an answer
         "worker/remote.py",  # the same, in a container on Modal
+        "worker/container.py",  # whatever breaks there is the answer to every bundle: Modal starts a container that fails again and again
         "dispatcher/fetching.py",  # the same, of a source
         "dispatcher/delivering.py",  # the same, of a delivery
         "dispatcher/burst/calls.py",  # whatever Modal's client raises is its failure, in our words

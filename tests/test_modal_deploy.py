@@ -53,6 +53,10 @@ def test_a_deployment_is_what_the_settings_say(deployment: Deployment) -> None:
 def test_the_container_is_told_the_settings_and_no_secret(deployment: Deployment) -> None:
     (variables,) = {frozenset(sent.items()) for sent in deployment.secrets.values()}
     assert SETTINGS.items() <= dict(variables).items()
+    assert {dict(variables)[name] for name in ("SPILLWAY_PULL_AT_START", "SPILLWAY_PULL_ON_FIRST_USE")} == {"false"}
+    assert Path(dict(variables)["CUDA_CACHE_PATH"]).parent == Path("/var/lib/spillway/models"), (
+        "compiled kernels are not kept on the Volume"
+    )
     assert [name for name in dict(variables) if "TOKEN" in name or "CREDENTIALS" in name or "REDIS" in name] == []
 
 
@@ -107,6 +111,14 @@ def test_a_missing_secret_is_named_with_the_command_that_makes_it(server: Deploy
     assert "modal secret create hub SPILLWAY_HF_TOKEN=…" in done.stderr
     assert "Traceback" not in done.stderr
     assert not server.deployment.is_published
+
+
+def test_a_wrong_token_is_said_in_a_line(server: DeployableServer, checkout: Path) -> None:
+    done = deploy(server, checkout, SPILLWAY_MODAL_HF_SECRET="hub", MODAL_TOKEN_SECRET="as-other")
+    assert done.returncode != 0
+    assert "Token ID not found" in done.stderr
+    assert "SPILLWAY_MODAL_TOKEN_ID" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What an attempt at a job is wherever it runs, here or on Modal: its recording decoded, what was kept read, its failure told."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,7 @@ from core.job import JobFailure, JobOptions, Stage
 from core.job_files import check_input, read_product
 from core.log import logger
 from core.media import Ffmpeg, longest_s
-from core.transcript import Transcript
+from core.transcript import Notice
 from worker.work import DIARIZATION_FAILED, Work
 
 log = logger("worker.attempt")
@@ -99,9 +99,10 @@ def work_of(
     )
 
 
-def without_speakers(job: Attempted, transcript: Transcript) -> JobFailure | None:
-    """What a job fails with whose client wants speakers or no success, when they could not be told; its words are there all the same."""
-    is_lacking = any(warning.code == DIARIZATION_FAILED for warning in transcript.warnings)
+def without_speakers(job: Attempted, warnings: Iterable[Notice]) -> JobFailure | None:
+    """What a job fails with whose client wants speakers or no success, when its transcript warns that they could not be told; its words
+    are there all the same."""
+    is_lacking = any(warning.code == DIARIZATION_FAILED for warning in warnings)
     if job.options.on_diarization_failure != "fail" or not is_lacking:
         return None
     message = f"The speakers could not be told apart, as the worker's log says under job {job.id}; the transcript has the words."

@@ -4,7 +4,7 @@ Nothing here raises: an exception crosses to the dispatcher as a guess (a `Timeo
 that breaks at its start is started again and again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from time import monotonic, time
 from typing import Any
@@ -32,29 +32,23 @@ log = logger("worker.container")
 FILL = "docker compose run --rm dispatcher python -m dispatcher.burst setup"
 
 
+ReadSettings = Callable[[], Settings]
+
+
 class BurstWorker:
     """Loads the engine once; why it could not is every bundle's answer."""
 
-    def __init__(self, settings: Settings, begun: float) -> None:
+    def __init__(self, read_settings: ReadSettings, begun: float) -> None:
         """`begun`: when this process did, by the monotonic clock."""
-        self._settings, self._bundles = settings, 0
+        self._bundles = 0
         self._refusal: JobFailure | None = None
         self.is_host_bad = False  # no CUDA: another host may do, and the call need not know
         self._runner: BundleRunner | None = None
         try:
-            if settings.device == "cuda" and (fault := cuda_fault()):
-                self.is_host_bad = True
-                raise OurError(fault)
-            check_fitness(settings, Occasion.BURST)
-            engine, stack = load_engine(settings), stack_of(settings)
-        except (SpillwayError, RuntimeError, ValueError, OSError) as error:  # CTranslate2 and torch raise the last three
+            self._load(read_settings(), begun)
+        except Exception as error:
             self._refusal = _refusal(error)
-            log.error("engine not loaded", reason=str(error))
-            return
-        self._runner = BundleRunner(engine.transcribe, jobs_at_once=settings.max_jobs_in_flight)
-        self._about = Container(device=engine.device, stack=stack, cold_start_s=round(monotonic() - begun, 3), bundles_before=0)
-        self._open_files = lru_cache(maxsize=4)(self._opened)
-        log.info("engine loaded", device=engine.device, seconds=self._about.cold_start_s)
+            log.exception("engine not loaded")
 
     @property
     def is_fit(self) -> bool:
@@ -69,10 +63,22 @@ class BurstWorker:
         if self._runner is None:
             return Reply(refusal=self._refusal).plain()
         try:
-            exchange = self._exchange(asked, recordings, call_id)
-        except (SpillwayError, OSError) as error:
+            return self._run(self._runner, asked, self._exchange(asked, recordings, call_id)).plain()
+        except Exception as error:
+            log.exception("bundle not run")
             return Reply(refusal=_refusal(error)).plain()
-        return self._run(self._runner, asked, exchange).plain()
+
+    def _load(self, settings: Settings, begun: float) -> None:
+        self._settings = settings
+        if settings.device == "cuda" and (fault := cuda_fault()):
+            self.is_host_bad = True
+            raise OurError(fault)
+        check_fitness(settings, Occasion.BURST)
+        engine, stack = load_engine(settings), stack_of(settings)
+        self._runner = BundleRunner(engine.transcribe, jobs_at_once=settings.max_jobs_in_flight)
+        self._about = Container(device=engine.device, stack=stack, cold_start_s=round(monotonic() - begun, 3), bundles_before=0)
+        self._open_files = lru_cache(maxsize=4)(self._opened)
+        log.info("engine loaded", device=engine.device, seconds=self._about.cold_start_s)
 
     def _run(self, runner: BundleRunner, bundle: Bundle, exchange: Exchange) -> Reply:
         started_at, begun = time(), monotonic()
@@ -91,7 +97,7 @@ class BurstWorker:
         return open_file_store(self._settings.model_copy(update={"file_store": address}))
 
 
-def fill_models(settings: Settings) -> dict[str, Any]:
+def fill_models(read_settings: ReadSettings) -> dict[str, Any]:
     """Brings the models that the settings name into the model folder; `error` is None when they are all there."""
     said: list[str] = []
 
@@ -100,12 +106,14 @@ def fill_models(settings: Settings) -> dict[str, Any]:
         said.append(line)
 
     try:
+        settings = read_settings()
         settings.model_dir.mkdir(parents=True, exist_ok=True)
         models = profile_models("full", settings, settings.align_languages, say)
         with supply_for(settings.model_dir, settings.hf_token, lambda *_: None) as supply:
             pull(models, settings.model_dir, supply, say)
-    except (SpillwayError, OSError) as error:
-        return {"said": said, "error": str(error)}
+    except Exception as error:
+        log.exception("models not brought")
+        return {"said": said, "error": _told(error)}
     return {"said": said, "error": None}
 
 
@@ -113,4 +121,8 @@ def _refusal(error: Exception) -> JobFailure:
     if isinstance(error, ModelMissing):
         return JobFailure(code=error.code, message=f"the Volume of models is not filled ({error}): run `{FILL}`")
     code = error.code if isinstance(error, SpillwayError) else OurError.code
-    return JobFailure(code=code, message=f"the container on Modal cannot work: {error}")
+    return JobFailure(code=code, message=f"the container on Modal cannot work: {_told(error)}")
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -42,6 +42,10 @@ class _Member:
     process: "subprocess.Popen[bytes]"
     started_at: float
 
+    @property
+    def was_well(self) -> bool:
+        return monotonic() - self.started_at >= QUICK_DEATH_S
+
 
 class Crew:
     """To be run by a process with one thread: it reaps every child, also those that it inherits as a container's first process."""
@@ -90,9 +94,9 @@ class Crew:
             return False
         if member.process.returncode == UNFIT:
             self._unfit.add(member.place)
-            return len(self._unfit) < len(self._environments)
-        is_quick = monotonic() - member.started_at < QUICK_DEATH_S
-        self._quick_deaths[member.place] = self._quick_deaths[member.place] + 1 if is_quick else 1
+            return any(other.place not in self._unfit or other.was_well for other in self._running.values())
+        self._unfit.discard(member.place)
+        self._quick_deaths[member.place] = 1 if member.was_well else self._quick_deaths[member.place] + 1
         log.error("a worker process ended", pid=member.process.pid, status=member.process.returncode)
         return self._quick_deaths[member.place] < MOST_QUICK_DEATHS
 

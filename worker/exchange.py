@@ -12,7 +12,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any, Protocol
 
 from core.burst import BundleJob
-from core.errors import LeaseLost, ObjectRefused, OurError, StorageUnavailable
+from core.errors import LeaseLost, OurError, StorageUnavailable
 from core.file_store import claim_key, product_key, result_key
 from core.job import Stage
 from core.log import logger
@@ -61,7 +61,7 @@ class BucketExchange:
     def is_ours(self, job: BundleJob) -> bool:
         try:
             return self.media.files.read(claim_key(job.id, job.attempt)) == self.call_id.encode()
-        except (FileNotFoundError, ObjectRefused):  # the job was deleted; or taken back, in the moment in which we read
+        except FileNotFoundError:  # the job was deleted
             return False
         except StorageUnavailable as error:
             log.warning("claim cannot be read", job_id=job.id, reason=str(error))

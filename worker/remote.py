@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from core.burst import BundleJob, Outcome, Receipt
-from core.errors import CallerError, DiskFull, LeaseLost, Overdue, StorageUnavailable
+from core.errors import CallerError, DiskFull, InputLost, LeaseLost, Overdue, StorageUnavailable
 from core.job import JobFailure, Stage
 from core.log import logger
 from core.partial_file import StoredFile
@@ -64,8 +64,8 @@ class Attempt:
         return work_of(job, audio, self.exchange.kept(job), keep=self.keep, report=self.report, check=self.check)
 
     def finish(self, transcript: Transcript) -> dict[str, Any]:
+        """Also past the deadline: the work is done, and paid for. Whether the attempt is still ours is the exchange's to know."""
         self.report(Stage.COMMIT, 1.0)
-        self.check()
         stages_s = {Stage.DECODE.value: round(self.decode_s, 3)} | transcript.run.stages_s
         run = transcript.run.model_copy(update={"runner": "modal"})
         return self.exchange.finish(self.job, transcript.model_copy(update={"run": run})) | {"stages_s": stages_s}
@@ -95,7 +95,12 @@ class BundleRunner:
         for number in range(min(len(attempts), self._jobs_at_once)):
             # Daemons: a job that never ends must not keep the process.
             threading.Thread(target=self._work_through, args=(waiting,), name=f"job-{number}", daemon=True).start()
-        self._watch(attempts, begun + deadline_s)
+        over = threading.Event()
+        threading.Thread(target=self._keep_looking, args=(attempts, over), name="claims", daemon=True).start()
+        try:
+            self._await(attempts, deadline_s)
+        finally:
+            over.set()
         return _with_shares([self._receipt(attempt) for attempt in attempts], jobs, monotonic() - begun)
 
     def _work_through(self, waiting: SimpleQueue[Attempt]) -> None:
@@ -117,11 +122,8 @@ class BundleRunner:
         try:
             attempt.check()
             attempt.exchange.claim(job)
-            if said := attempt.exchange.finished(job):
-                return _done(job, said)
-            transcript = self._transcribe(attempt.work())
-            said = attempt.finish(transcript)
-            if failure := without_speakers(job, transcript):
+            said = attempt.exchange.finished(job) or attempt.finish(self._transcribe(attempt.work()))
+            if failure := without_speakers(job, said["warnings"]):
                 return _done(job, said, Outcome.BROKE, failure)
             self._broken.clear()
             return _done(job, said)
@@ -136,22 +138,26 @@ class BundleRunner:
             return _ended(job, Outcome.RETURNED, JobFailure(code=error.code, message=str(error)))
         except Exception as error:
             log.exception("job broke", job_id=job.id, stage=attempt.stage)
-            self._broken.add(job.id)
+            if not isinstance(error, InputLost):
+                self._broken.add(job.id)
             return _ended(job, Outcome.BROKE, our_failure(error, job.id, attempt.stage))
 
-    def _watch(self, attempts: Sequence[Attempt], deadline: float) -> None:
-        """Until all have ended, or those that are overdue had time to hear of it."""
-        while open_ones := [attempt for attempt in attempts if not attempt.receipt.done()]:
-            left_s = deadline - monotonic()
-            if left_s <= -self._grace_s:
-                return
-            for attempt in open_ones:
-                if left_s <= 0:
-                    attempt.end(Overdue(attempt.job.id))
-                elif attempt.stage and not attempt.exchange.is_ours(attempt.job):
+    def _keep_looking(self, attempts: Sequence[Attempt], over: threading.Event) -> None:
+        """Whose the jobs are. On a thread of its own: a bucket that is away takes a minute to say so of one, and the deadline does
+        not wait."""
+        while not over.wait(self._look_every_s):
+            for attempt in attempts:
+                is_open = attempt.stage is not None and not (attempt.receipt.done() or over.is_set())
+                if is_open and not attempt.exchange.is_ours(attempt.job):
                     attempt.end(LeaseLost(attempt.job.id))
-            pause_s = min(self._look_every_s, left_s) if left_s > 0 else self._grace_s + left_s
-            wait([attempt.receipt for attempt in open_ones], timeout=pause_s)
+
+    def _await(self, attempts: Sequence[Attempt], deadline_s: float) -> None:
+        """Until all have ended, or those that are overdue had time to hear of it."""
+        receipts = [attempt.receipt for attempt in attempts]
+        if wait(receipts, timeout=deadline_s).not_done:
+            for attempt in attempts:
+                attempt.end(Overdue(attempt.job.id))
+            wait(receipts, timeout=self._grace_s)
 
     def _receipt(self, attempt: Attempt) -> Receipt:
         if attempt.receipt.done():

@@ -10,6 +10,7 @@ from uuid import uuid4
 from core.errors import (
     CallerError,
     DiskFull,
+    InputLost,
     JobCancelled,
     JobNotFound,
     LeaseLost,
@@ -128,7 +129,7 @@ class JobRunner:
         job = held.job
         try:
             transcript = self._transcribe(self._work(held))
-            if missing := without_speakers(job, transcript):
+            if missing := without_speakers(job, transcript.warnings):
                 return self._fail_with_words(held, transcript, missing)
             ended = self._commit(held, transcript)
             self._broken.clear()
@@ -148,7 +149,7 @@ class JobRunner:
             log.exception("job broke", job_id=job.id, stage=held.stage)
             failure = our_failure(error, job.id, held.stage)
             outcome = patiently(lambda: self._store.retry(job, failure, max_failures=self._limits.max_failures))
-            if outcome:  # a job that was deleted meanwhile may break for that alone
+            if outcome and not isinstance(error, InputLost):  # a job that was deleted meanwhile may break for that alone
                 self._count_broken(job)
             return outcome or "lost"
 
@@ -181,7 +182,7 @@ class JobRunner:
         stages_s = held.stages_s | transcript.run.stages_s
         succeed = partial(self._store.succeed, job, result_key=stored.key, result_sha256=stored.sha256)
         state = patiently(lambda: succeed(warnings=transcript.warnings, stages_s=stages_s))
-        if state is None:
+        if state != JobState.SUCCEEDED:  # lost, or cancelled in that moment
             self._files.delete(stored.key)
         return state or "lost"
 

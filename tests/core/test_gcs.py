@@ -29,6 +29,7 @@ from tests.gcs_server import EMAIL, CloudServer, Fault, Reply
 SHORT = Patience(connect_s=0.5, silence_s=0.5, tries_s=1.5)
 LARGE = bytes(range(256)) * (PIECE_BYTES // 256) + b"end"  # two pieces
 Connect = Callable[..., CloudStorage]
+CLAIM = "spillway/jobs/a/claim-1"  # the object of `jobs/a/claim-1`
 TOO_BUSY = Reply(503, {}, b"try again")
 
 
@@ -124,6 +125,31 @@ def test_a_large_download_survives(store: BucketFileStore, cloud: CloudServer, b
     with store.local_copy("jobs/a/input") as path:
         assert path.read_bytes() == LARGE
     assert cloud.faults[0].times == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_is_written_over_while_it_is_read_is_read_as_it_is_then(
+    store: BucketFileStore, cloud: CloudServer, bucket: str, times: int
+) -> None:
+    """A claim that is taken back, a stage product of an earlier call's second run."""
+    store.write("jobs/a/claim-1", b"old")
+    news = iter([b"newer", b"newest"])
+    cloud.faults = [Fault("GET .*claim-1.?projection", times=times, after=lambda: cloud.put(bucket, CLAIM, next(news)))]
+    assert store.read("jobs/a/claim-1") == [b"newer", b"newest"][times - 1]
+
+
+def test_a_file_that_is_deleted_while_it_is_read_is_not_there(store: BucketFileStore, cloud: CloudServer) -> None:
+    store.write("jobs/a/claim-1", b"old")
+    cloud.faults = [Fault("GET .*claim-1.?projection", after=lambda: store.delete("jobs/a/claim-1"))]
+    with pytest.raises(FileNotFoundError):
+        store.read("jobs/a/claim-1")
+
+
+def test_a_file_that_changes_at_every_look_is_left_for_later(store: BucketFileStore, cloud: CloudServer, bucket: str) -> None:
+    store.write("jobs/a/claim-1", b"old")
+    cloud.faults = [Fault("GET .*claim-1.?projection", times=9, after=lambda: cloud.put(bucket, CLAIM, bytes(cloud.seen("projection"))))]
+    with pytest.raises(StorageUnavailable, match="changes"):
+        store.read("jobs/a/claim-1")
 
 
 def test_what_arrives_damaged_is_not_read(store: BucketFileStore, cloud: CloudServer, bucket: str, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@ import json
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from core.job import Job, JobOptions, JobState
+from core.job import Job, JobOptions, JobState, NewJob
+from core.transcript import Transcript
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,11 @@ def test_a_job_costs_its_clip(clip: dict[str, float], work_s: float) -> None:
 
 def test_three_states_are_the_end() -> None:
     assert {state for state in JobState if state.is_terminal} == {"succeeded", "failed", "cancelled"}
+
+
+@pytest.mark.parametrize("kind", [JobOptions, NewJob, Transcript])
+def test_what_cannot_be_read_is_not_in_the_error_that_says_so(kind: type[BaseModel]) -> None:
+    """Errors come into logs, with whatever caused them: no words of a recording, no prompt, no file's name."""
+    with pytest.raises(ValidationError) as refused:
+        kind.model_validate({"initial_prompt": ["Wendelgard"], "filename": ["Wendelgard"], "segments": ["Wendelgard"]})
+    assert "Wendelgard" not in str(refused.value)

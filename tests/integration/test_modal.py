@@ -19,8 +19,9 @@ from core.storage import open_file_store
 from core.transcript import Transcript
 from tests.gcs_server import CloudServer
 from tests.integration.conftest import LIBRIVOX
+from tests.modal_box import ContainerProcess, lay_out
 from tests.modal_deployment import DeployableServer
-from tests.modal_server import Conduct
+from tests.modal_server import Call, Conduct
 
 pytestmark = pytest.mark.models
 SPEECH = sorted(LIBRIVOX.glob("*.flac"))[:2]
@@ -115,6 +116,18 @@ def test_an_attempt_that_is_another_calls_or_was_taken_back_is_not_run(
     assert (receipt.outcome, receipt.seconds < 5) == (Outcome.LOST, True)
     with pytest.raises(FileNotFoundError):
         files.read(result_key("job-o", 3))
+
+
+def test_a_container_whose_secret_is_wrong_answers_and_says_so(modal_server: DeployableServer, tmp_path: Path) -> None:
+    """Modal would start one that ends at its import again and again."""
+    variables = lay_out(modal_server.deployment, tmp_path) | {"SPILLWAY_GCS_CREDENTIALS": "{}"}
+    container = ContainerProcess(tmp_path, variables)
+    bundle = Bundle(deadline_s=60, jobs=(BundleJob(id="a", attempt=1, options=OPTIONS, duration_s=1.0),))
+    said = Reply.read(container.run(Call("fc-1", "Transcriber.run", (bundle.plain(), {}), {}, Conduct())))
+    container.close()
+    assert said.refusal is not None
+    assert "SPILLWAY_GCS_CREDENTIALS is wrong" in said.refusal.message
+    assert not container.wants_more
 
 
 def test_a_dispatcher_of_another_version_is_told_what_to_do(transcriber: Any) -> None:

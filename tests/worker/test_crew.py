@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from core.settings import Settings
 from tests.conftest import ROOT, wait_for
 from worker import __main__ as launcher
-from worker.crew import MOST_QUICK_DEATHS, UNFIT, Roll, read_roll, write_roll
+from worker.crew import MOST_QUICK_DEATHS, QUICK_DEATH_S, UNFIT, Roll, read_roll, write_roll
 from worker.visible_gpus import visible_gpus, visible_gpus_elsewhere
 
 # Notes every SIGTERM; ends at the second, or with what the file `end` beside the notes says.
@@ -41,7 +42,9 @@ os.kill(os.getpid(), signal.SIGKILL) if how == "kill" else sys.exit(int(how))
 """
 LAUNCHER = """
 import ctypes, os, sys
+from worker import crew
 from worker.crew import Crew
+crew.QUICK_DEATH_S = float(sys.argv[5])
 ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans come to it, as to a container's first process
 names, patience = sys.argv[3].split(","), sys.argv[4]
 environments = [{**os.environ, "NAME": name, "PATIENCE": patience} for name in names]
@@ -59,6 +62,10 @@ class Launched:
     def starts(self, name: str) -> int:
         return len((self.folder / f"{name}.starts").read_text().split())
 
+    def has_lived(self, seconds: float) -> bool:
+        """Whether the last that was started has, for more than that."""
+        return time.time() - max((self.folder / f"{name}.starts").stat().st_mtime for name in self.names) > 1.5 * seconds
+
     def end(self, name: str, how: str) -> None:
         unseen = self.folder / "unseen"
         unseen.write_text(how)
@@ -66,8 +73,8 @@ class Launched:
 
 
 @contextmanager
-def launched(folder: Path, *, patience: int = 1, names: tuple[str, ...] = ("a", "b")) -> Iterator[Launched]:
-    command = [sys.executable, "-c", LAUNCHER, PROCESS, str(folder), ",".join(names), str(patience)]
+def launched(folder: Path, *, patience: int = 1, names: tuple[str, ...] = ("a", "b"), quick_s: float = QUICK_DEATH_S) -> Iterator[Launched]:
+    command = [sys.executable, "-c", LAUNCHER, PROCESS, str(folder), ",".join(names), str(patience), str(quick_s)]
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(folder)}) as process:
         running = Launched(folder, process, names)
         try:
@@ -110,7 +117,8 @@ def test_one_that_ends_is_started_again_beside_the_others_until_there_is_no_use_
         for again in range(2, MOST_QUICK_DEATHS + 1):
             crew.end("b", how)
             wait_for(lambda: crew.starts("b") == again, "it to be started again")  # noqa: B023 - waited for within the turn
-        assert (crew.starts("a"), crew.notes()) == (1, ["up", "up"])
+        wait_for(lambda: crew.notes() == ["up", "up"], "both to be up")
+        assert crew.starts("a") == 1
         crew.end("b", how)
         assert crew.process.wait(10) == status
         assert crew.notes() == ["heard", "up"]
@@ -134,6 +142,27 @@ def test_once_all_have_ended_unfit_the_launcher_ends_so(tmp_path: Path, names: t
             crew.end(name, str(UNFIT))
             wait_for(lambda: crew.process.poll() is not None or crew.starts("a") == 2, "the next start, or the end")
         assert crew.process.wait(10) == UNFIT
+
+
+def test_one_that_was_unfit_once_and_lives_is_not_stopped_for_another(tmp_path: Path) -> None:
+    with launched(tmp_path, quick_s=0.5) as crew:
+        crew.end("a", str(UNFIT))
+        wait_for(lambda: crew.starts("a") == 2, "it to be started again")
+        wait_for(lambda: crew.has_lived(0.5), "it to have lived")
+        crew.end("b", str(UNFIT))
+        wait_for(lambda: crew.process.poll() is not None or crew.starts("b") == 2, "the next start, or the end")
+        assert crew.process.poll() is None
+        wait_for(lambda: crew.notes() == ["up", "up"], "both to be up")
+
+
+def test_one_that_died_of_something_else_since_it_was_unfit_may_be_fit(tmp_path: Path) -> None:
+    with launched(tmp_path) as crew:
+        for again, how in ((2, str(UNFIT)), (3, "70")):
+            crew.end("a", how)
+            wait_for(lambda: crew.starts("a") == again, "it to be started again")  # noqa: B023 - waited for within the turn
+        crew.end("b", str(UNFIT))
+        wait_for(lambda: crew.process.poll() is not None or crew.starts("b") == 2, "the next start, or the end")
+        assert crew.process.poll() is None
 
 
 def test_a_launcher_killed_outright_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

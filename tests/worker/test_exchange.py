@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.burst import REVOKED, BundleJob
-from core.errors import LeaseLost, ObjectRefused, OurError, StorageUnavailable
+from core.errors import LeaseLost, OurError, StorageUnavailable
 from core.file_store import FileStore, claim_key, input_key, result_key
 from core.job import JobOptions, Stage
 from core.local_file_store import LocalFileStore
@@ -88,14 +88,6 @@ def test_a_bucket_that_is_away_for_a_moment_takes_nothing_back(tmp_path: Path, f
             raise StorageUnavailable(key)
 
     assert exchange(Away(tmp_path), ffmpeg).is_ours(JOB)
-
-
-def test_a_claim_that_changes_while_it_is_read_was_taken_back(tmp_path: Path, ffmpeg: str) -> None:
-    class Changing(LocalFileStore):
-        def read(self, key: str) -> bytes:
-            raise ObjectRefused(f"{key} changed while it was being read")
-
-    assert not exchange(Changing(tmp_path), ffmpeg).is_ours(JOB)
 
 
 def test_what_finished_stages_kept_is_read_and_written_where_the_next_attempt_looks(files: FileStore, ffmpeg: str) -> None:

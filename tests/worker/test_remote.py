@@ -2,20 +2,25 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from core.burst import BundleJob, Outcome, Receipt
-from core.errors import BucketDenied, DiskFull, InvalidRequest, LeaseLost, OutOfMemory, StorageUnavailable
+from core.errors import BucketDenied, DiskFull, InputLost, InvalidRequest, LeaseLost, OutOfMemory, Overdue, StorageUnavailable
 from core.job import JobOptions, Stage
-from core.transcript import Transcript
+from core.local_file_store import LocalFileStore
+from core.media import Ffmpeg
+from core.transcript import Notice, Transcript
 from tests.conftest import wait_for
 from tests.worker.box import transcript
-from worker.attempt import MOST_BROKEN
-from worker.exchange import CallExchange
+from worker.attempt import MOST_BROKEN, Recordings
+from worker.exchange import BucketExchange, CallExchange
 from worker.remote import BundleRunner
-from worker.work import Work
+from worker.work import DIARIZATION_FAILED, Work
 
 
 class Exchange(CallExchange):
@@ -42,7 +47,7 @@ def jobs(*names: str, duration_s: float = 1.0) -> list[BundleJob]:
 
 
 def run(
-    transcribe: Any, exchange: Exchange, bundle: Sequence[BundleJob], *, deadline_s: float = 20.0, at_once: int = 8
+    transcribe: Any, exchange: Exchange | BucketExchange, bundle: Sequence[BundleJob], *, deadline_s: float = 20.0, at_once: int = 8
 ) -> tuple[Receipt, ...]:
     runner = BundleRunner(transcribe, jobs_at_once=at_once, look_every_s=0.02, grace_s=0.2)
     return runner.run(bundle, exchange, deadline_s=deadline_s)
@@ -59,20 +64,24 @@ def test_the_jobs_of_a_bundle_run_side_by_side(exchange: Exchange) -> None:
     assert [(one.job_id, one.attempt, one.outcome) for one in receipts] == [(name, 2, Outcome.SUCCEEDED) for name in "abc"]
 
 
-def test_there_are_no_more_at_once_than_may_be(exchange: Exchange) -> None:
-    flying, most, lock = [0], [0], threading.Lock()
+def test_there_are_as_many_at_once_as_may_be_and_no_more(exchange: Exchange) -> None:
+    flying, most, lock, two = [0], [0], threading.Lock(), threading.Event()
 
     def transcribe(work: Work) -> Transcript:
         with lock:
             flying[0] += 1
             most[0] = max(most[0], flying[0])
-        threading.Event().wait(0.02)
+            if flying[0] == 2:
+                two.set()
+        assert two.wait(10)
+        threading.Event().wait(0.02)  # for a third to come
         with lock:
             flying[0] -= 1
         return transcript(work)
 
-    run(transcribe, exchange, jobs(*"abcdef"), at_once=2)
+    receipts = run(transcribe, exchange, jobs(*"abcdef"), at_once=2)
     assert most[0] == 2
+    assert {receipt.outcome for receipt in receipts} == {Outcome.SUCCEEDED}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +123,17 @@ def test_what_is_not_done_by_the_deadline_is_handed_back_and_what_is_done_goes_h
     assert long.error.code == "overdue"
 
 
+def test_a_job_that_is_done_as_the_deadline_passes_goes_home(exchange: Exchange) -> None:
+    def transcribe(work: Work) -> Transcript:
+        with suppress(Overdue):
+            while True:
+                work.check()
+        return transcript(work)
+
+    (receipt,) = run(transcribe, exchange, jobs("late"), deadline_s=0.2)
+    assert receipt.outcome == Outcome.SUCCEEDED
+
+
 def test_a_job_that_never_looks_up_is_left_behind_and_its_process_is_unfit(exchange: Exchange) -> None:
     ever = threading.Event()
 
@@ -125,6 +145,7 @@ def test_a_job_that_never_looks_up_is_left_behind_and_its_process_is_unfit(excha
     runner = BundleRunner(transcribe, jobs_at_once=4, look_every_s=0.02, grace_s=0.1)
     fine, stuck = runner.run(jobs("fine", "stuck"), exchange, deadline_s=0.1)
     assert (fine.outcome, stuck.outcome, runner.is_fit) == (Outcome.SUCCEEDED, Outcome.RETURNED, False)
+    wait_for(lambda: "claims" not in {thread.name for thread in threading.enumerate()}, "nobody to ask for it any more")
     ever.set()
 
 
@@ -148,6 +169,46 @@ def test_a_job_that_is_taken_away_ends_alone(exchange: Exchange) -> None:
     assert (other.outcome, taken.outcome) == (Outcome.SUCCEEDED, Outcome.LOST)
 
 
+def test_a_bucket_that_does_not_say_whose_a_job_is_keeps_no_deadline_waiting(exchange: Exchange) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    class Silent(Exchange):
+        def is_ours(self, job: BundleJob) -> bool:  # noqa: ARG002 - as the real ones
+            asked.set()
+            return answers.wait(10)
+
+    def transcribe(work: Work) -> Transcript:
+        if work.job_id == "short":
+            assert asked.wait(5)
+            return transcript(work)
+        while True:
+            work.check()
+
+    begun = monotonic()
+    silent = Silent(exchange.recordings, exchange.ffmpeg)
+    short, long = run(transcribe, silent, jobs("short", "long"), deadline_s=0.5)
+    assert monotonic() - begun < 5
+    assert (short.outcome, long.outcome) == (Outcome.SUCCEEDED, Outcome.RETURNED)
+    answers.set()
+
+
+def test_a_call_that_is_run_again_ends_a_job_as_its_first_run_did(tmp_path: Path, ffmpeg: str) -> None:
+    """Its client wants speakers or no success: what lies in the bucket is its words alone."""
+
+    class Bucket(BucketExchange):
+        def audio(self, job: BundleJob, check: Callable[[], None]) -> bytes:  # noqa: ARG002 - as the real ones
+            return bytes(4 * 16000)
+
+    def lacking(work: Work) -> Transcript:
+        return transcript(work, Notice(code=DIARIZATION_FAILED, message="m"))
+
+    bucket = Bucket("fc-1", Recordings(LocalFileStore(tmp_path), Ffmpeg(ffmpeg)))
+    bundle = [BundleJob(id="a", attempt=1, options=JobOptions(on_diarization_failure="fail"), duration_s=1.0)]
+    (first,), (again,) = run(lacking, bucket, bundle), run(lacking, bucket, bundle)
+    assert (first.outcome, again.outcome) == (Outcome.BROKE, Outcome.BROKE)
+    assert (first.sha256, first.error) == (again.sha256, again.error)
+
+
 def test_a_process_that_breaks_one_job_after_the_other_is_unfit(exchange: Exchange) -> None:
     def transcribe(_: Work) -> Transcript:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -157,6 +218,28 @@ def test_a_process_that_breaks_one_job_after_the_other_is_unfit(exchange: Exchan
     assert runner.is_fit
     runner.run(jobs("one more"), exchange, deadline_s=5)
     assert not runner.is_fit
+
+
+def test_a_success_between_them_says_that_the_jobs_were_broken(exchange: Exchange) -> None:
+    def transcribe(work: Work) -> Transcript:
+        if work.job_id != "good":
+            raise RuntimeError("broken by what is in it")
+        return transcript(work)
+
+    runner = BundleRunner(transcribe, jobs_at_once=1)
+    broken = [str(number) for number in range(2 * MOST_BROKEN)]
+    runner.run(jobs(*broken[:MOST_BROKEN], "good", *broken[MOST_BROKEN:]), exchange, deadline_s=5)
+    assert runner.is_fit
+
+
+def test_a_process_whose_recordings_are_gone_is_fit(exchange: Exchange) -> None:
+    def transcribe(_: Work) -> Transcript:
+        raise InputLost("send it again")
+
+    runner = BundleRunner(transcribe, jobs_at_once=1)
+    receipts = runner.run(jobs(*(str(number) for number in range(MOST_BROKEN + 1))), exchange, deadline_s=5)
+    assert {(receipt.outcome, receipt.error and receipt.error.code) for receipt in receipts} == {(Outcome.BROKE, "input_lost")}
+    assert runner.is_fit
 
 
 def test_the_gpus_time_is_shared_by_audio(exchange: Exchange) -> None:

@@ -109,6 +109,20 @@ def test_a_runner_that_lost_its_lease_leaves_no_result(box: Box) -> None:
         box.files.read(f"jobs/{job.id}/transcript-1.json")
 
 
+def test_a_cancel_that_comes_with_the_commit_wins_and_leaves_no_result(box: Box) -> None:
+    class Cancelling(JobStore):
+        def succeed(self, job: Job, **options: Any) -> JobState | None:
+            self.cancel(job.id)
+            return super().succeed(job, **options)
+
+    box.store = Cancelling(box.redis)
+    job = box.submit()
+    box.runner(transcript).work()
+    assert box.store.get(job.id).state == JobState.CANCELLED
+    with pytest.raises(FileNotFoundError):
+        box.files.read(result_key(job.id, 1))
+
+
 def test_the_callers_error_fails_the_job_at_once_with_its_message(box: Box) -> None:
     def transcribe(_: Work) -> Transcript:
         raise InvalidRequest("this model knows English only")
@@ -197,17 +211,16 @@ def test_a_recording_longer_than_its_time_stamps_say_is_refused(box: Box) -> Non
     assert failed.error.code == "invalid_media"
 
 
-def test_two_threads_never_hold_more_audio_than_fits(box: Box) -> None:
-    flying, most = [0], [0]
-    lock = threading.Lock()
+def test_threads_hold_as_much_audio_as_fits_and_never_more(box: Box) -> None:
+    held_s: list[float] = []
+    two = threading.Event()
 
     def transcribe(work: Work) -> Transcript:
-        with lock:
-            flying[0] += 1
-            most[0] = max(most[0], flying[0])
-        threading.Event().wait(0.05)
-        with lock:
-            flying[0] -= 1
+        held_s.append(box.leases.audio_in_flight_s())
+        if held_s[-1] >= 2.0:
+            two.set()
+        assert two.wait(10)
+        threading.Event().wait(0.02)  # for a third to come
         return transcript(work)
 
     for _ in range(6):
@@ -215,9 +228,8 @@ def test_two_threads_never_hold_more_audio_than_fits(box: Box) -> None:
     runner = box.runner(transcribe, audio_s=2.0)
     for thread in [in_thread(runner.work) for _ in range(6)]:
         thread.join()
-    while runner.work():
-        pass
-    assert most[0] == 2
+    runner.work()
+    assert max(held_s) == 2.0
     assert {job.state for job in box.store.page()} == {JobState.SUCCEEDED}
 
 
@@ -347,6 +359,15 @@ def test_jobs_that_are_deleted_while_they_run_do_not_count_as_broken(box: Box) -
         box.submit()
     assert box.runner(transcribe).work() == 5
     assert box.reasons == []
+
+
+def test_recordings_that_are_gone_are_not_the_workers_fault(box: Box) -> None:
+    jobs = [box.submit() for _ in range(MOST_BROKEN + 1)]
+    for job in jobs:
+        box.files.delete(job.input_key)
+    box.runner(transcript).work()
+    assert box.reasons == []
+    assert {(error := box.store.get(job.id).error) and error.code for job in jobs} == {"input_lost"}
 
 
 @pytest.mark.parametrize("away", [DiskFull, StorageUnavailable, BucketDenied])

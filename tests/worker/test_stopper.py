@@ -47,14 +47,17 @@ class Stopping:
 def test_a_stopping_worker_lets_what_is_nearly_done_finish(box: Box) -> None:
     stopping = Stopping(box, grace_s=10)
     stopping.stopper.stop()
+    next_one = box.submit()
     stopping.go.set()
     assert stopping.ended.wait(5)
+    stopping.thread.join()
     assert (stopping.status, box.store.get(stopping.job.id).state) == (0, JobState.SUCCEEDED)
+    assert box.store.get(next_one.id).attempt == 0, "a stopping worker began a job"
     stopping.close()
 
 
 def test_a_second_signal_hands_back_at_once(box: Box) -> None:
-    stopping = Stopping(box, grace_s=60)
+    stopping = Stopping(box, grace_s=60, progress=0.99)  # which may end in time
     stopping.stopper.stop()
     assert not stopping.ended.wait(0.3)
     stopping.stopper.stop()

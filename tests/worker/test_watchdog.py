@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from core.errors import InvalidRequest
 from core.job import Job, JobState, Stage
 from core.transcript import Transcript
 from tests.conftest import RedisServer, wait_for
@@ -27,10 +28,13 @@ class Watched:
         self.runner: JobRunner = box.runner(self.transcribe)
         self.watchdog = Watchdog(box.leases, self.runner, BOUNDS, end=self.ended.set)
         self.threads: list[threading.Thread] = []
+        self.error: Exception | None = None  # that jobs end with
 
     def transcribe(self, work: Work) -> Transcript:
         work.report(Stage.ASR, 0.5)
         assert self.go.wait(20)
+        if self.error:
+            raise self.error
         return transcript(work)
 
     def run(self, **options: Any) -> Job:
@@ -85,6 +89,7 @@ def test_a_job_that_goes_on_however_slowly_is_let_be(watched: Watched) -> None:
 
 def test_a_process_that_was_frozen_has_not_hung(watched: Watched) -> None:
     watched.run()
+    watched.look(1)
     watched.watchdog.look(3600.0)
     assert BOUNDS.stalled_after_s > LONGEST_PERIOD_S
     assert not watched.ended.is_set()
@@ -105,6 +110,21 @@ def test_past_its_deadline_a_job_is_ended_though_it_goes_on(watched: Watched) ->
     assert not watched.ended.is_set()
     watched.look(2)
     assert watched.ended.is_set()
+
+
+def test_a_job_that_did_not_end_well_tells_nothing_of_the_speed(watched: Watched) -> None:
+    watched.run(duration_s=1.0)
+    watched.look(2)
+    watched.error = InvalidRequest("this model knows English only")
+    watched.close()
+    watched.threads.clear()
+    watched.go.clear()
+    watched.runner = watched.box.runner(watched.transcribe)
+    slow = watched.run(duration_s=5.0)
+    for _ in range(80):
+        watched.look(1)
+        watched.step(slow)
+    assert not watched.ended.is_set()
 
 
 def test_time_that_other_jobs_had_does_not_count(watched: Watched) -> None:

@@ -16,7 +16,7 @@ from core.errors import InvalidRequest, JobCancelled, ModelMissing
 from worker.engine.asr import DecodeOptions, SpeechRecognizer, _is_invented
 from worker.engine.features import log_mel
 from worker.engine.results import SAMPLE_RATE, Language, Recognition, Waveform, Window
-from worker.engine.whisper import Heard, Whisper
+from worker.engine.whisper import Heard, Passage, Whisper
 from worker.engine.whisperx_parts import log_mel_spectrogram
 
 pytestmark = pytest.mark.models
@@ -77,6 +77,25 @@ def test_progress_counts_windows(tiny: SpeechRecognizer, clips: list[Waveform]) 
     seen: list[tuple[int, ...]] = []
     tiny.recognize(waveform, windows, DecodeOptions(), job="job", on_window=lambda *counts: seen.append(counts), check=lambda: None)
     assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_out_of_memory_changes_no_word(tiny: SpeechRecognizer, model_dir: Path, clips: list[Waveform]) -> None:
+    cramped, sizes = load(model_dir / "faster-whisper-tiny.en"), list[int]()
+    decode = cramped._decoding._forward
+
+    def small_memory(passages: list[Passage]) -> list[Heard]:
+        sizes.append(len(passages))
+        if len(passages) > 2:
+            raise RuntimeError("CUDA failed with error out of memory")
+        return decode(passages)
+
+    cramped._decoding._forward = small_memory
+    _, unhurried = recognize(tiny, clips)
+    _, recognitions = recognize(cramped, clips)
+    cramped.close()
+    assert [recognition.text for recognition in recognitions] == [recognition.text for recognition in unhurried]
+    assert sizes[0] > 2
+    assert max(sizes[1:]) <= 2
 
 
 @pytest.mark.parametrize("kind", ["silence", "noise", "tone"])

@@ -11,7 +11,7 @@ import pytest
 from scipy.cluster import hierarchy
 
 from core.errors import JobCancelled, OurError
-from tests.conftest import wait_for
+from tests.conftest import ROOT, wait_for
 from worker.engine import linkage as module
 from worker.engine.linkage import AT_ONCE, linkage, waiting
 
@@ -43,10 +43,11 @@ def test_four_at_once_leave_this_process_to_its_other_threads() -> None:
 
 def test_a_job_that_is_cancelled_while_it_waits_stops_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_S", 0.02)
-    looks = iter(range(100))
+    looks, told_at = iter(range(100)), list[float]()
 
     def cancelled() -> None:
         if next(looks) > 3:
+            told_at.append(time.monotonic())
             raise JobCancelled("job")
 
     def job() -> None:
@@ -56,6 +57,7 @@ def test_a_job_that_is_cancelled_while_it_waits_stops_and_leaves_no_process(monk
     with ThreadPoolExecutor(1) as thread, pytest.raises(JobCancelled):
         thread.submit(job).result()
     assert children() == []
+    assert time.monotonic() - told_at[0] < 1.0, "it was waited for"
 
 
 def test_a_process_that_is_killed_is_an_error_of_this_job_alone() -> None:
@@ -68,12 +70,38 @@ def test_a_process_that_is_killed_is_an_error_of_this_job_alone() -> None:
     assert linkage(talk(AT_ONCE + 1), "centroid", "euclidean").shape == (AT_ONCE, 4)
 
 
-def children() -> list[str]:
-    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split() if _links(pid)]
+def children(parent: str = "self") -> list[str]:
+    tasks = Path(f"/proc/{parent}/task").iterdir()
+    return [pid for task in tasks for pid in (task / "children").read_text().split() if _links(pid)]
 
 
 def _links(pid: str) -> bool:
     return b"worker.engine.linkage" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+WORKER = """
+import numpy
+from worker.engine.linkage import linkage
+linkage(numpy.random.default_rng(1).normal(size=(8000, 192)), "centroid", "euclidean")
+"""
+
+
+def test_it_ends_with_a_worker_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", WORKER], cwd=ROOT) as worker:
+        wait_for(lambda: children(str(worker.pid)), "the process of its own")
+        (child,) = children(str(worker.pid))
+        # By then it has asked to end with its parent; what it links takes seconds more.
+        wait_for(lambda: Path(f"/proc/{child}/oom_score_adj").read_text() == "1000\n", "it to be at work")
+        worker.kill()
+    wait_for(lambda: has_ended(child), "its end", timeout_s=1)
+
+
+def has_ended(pid: str) -> bool:
+    """Whether or not anybody has heard of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except FileNotFoundError:
+        return True
 
 
 def test_it_does_not_outlive_the_worker() -> None:
