@@ -170,14 +170,15 @@ class JobStore:
 
         It is read again every `REREAD_S` in case a hint got lost. Raises `JobNotFound` at once, or when the job is deleted.
         """
-        with self._redis.pubsub(ignore_subscribe_messages=True) as hints:
+        with self._redis.pubsub() as hints:
             with redis_away():
                 hints.subscribe(self._key("changed", job_id))
+                hints.get_message(timeout=quiet_s)  # that it is subscribed, over a connection other than the one that reads
             job, read_at = self.get(job_id), monotonic()
             yield job
             while not job.state.is_terminal:
                 with redis_away():
-                    is_hinted = hints.get_message(timeout=quiet_s) is not None
+                    is_hinted = hints.get_message(timeout=quiet_s) is not None  # or subscribed anew, having missed some
                 if is_hinted or monotonic() - read_at >= REREAD_S:
                     job, read_at = self.get(job_id), monotonic()
                 yield job

@@ -152,6 +152,18 @@ def test_a_change_whose_hint_got_lost_is_seen_all_the_same(store: JobStore, redi
     wait_for(lambda: next(watched).progress == 0.5, "the record to be read again")
 
 
+def test_a_watcher_that_is_connected_anew_reads_what_it_may_have_missed(
+    store: JobStore, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_store, "REREAD_S", 600)
+    job_id = submit(store).id
+    watched = store.watch(job_id, quiet_s=0.05)
+    next(watched)
+    redis.client_kill_filter(_type="pubsub")
+    redis.hset(f"spillway:job:{job_id}", "progress", 0.5)
+    wait_for(lambda: next(watched).progress == 0.5, "the record to be read again")
+
+
 def test_a_silent_worker_is_forgotten(store: JobStore) -> None:
     report = WorkerReport(
         "gpu0", False, "", "cpu", "tiny.en", state=WorkerState.DOWNLOADING, downloading=Download(1, 2, "a"), host="box", pid=7

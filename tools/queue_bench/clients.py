@@ -60,13 +60,14 @@ class Clients:
                 await asyncio.sleep(self._random.uniform(0.5, 1.5) * every_s)
 
     async def watch(self, job: str) -> None:
-        """Until the job has ended."""
-        async with self._connected() as (reader, writer):
-            writer.write(_request("GET", f"/v1/jobs/{job}/events"))
-            if (status := await _status(reader)) != 200:
-                return self.seen.refuse(status)
-            async for state in _states(reader):
-                self.seen.told_at.setdefault((job, state), time.time())
+        """Until the job has ended; anew when the stream ends before, as it does when Redis stands still for a moment."""
+        while (job, "succeeded") not in self.seen.told_at:
+            async with self._connected() as (reader, writer):
+                writer.write(_request("GET", f"/v1/jobs/{job}/events"))
+                if (status := await _status(reader)) != 200:
+                    return self.seen.refuse(status)
+                async for state in _states(reader):
+                    self.seen.told_at.setdefault((job, state), time.time())
 
     async def all_watch(self, count: int) -> None:
         """Until so many streams have told of their jobs' first state, or were refused."""
