@@ -18,6 +18,7 @@ from rich.table import Table
 from tools.queue_bench import plain
 from tools.queue_bench.measured import Measured
 from tools.queue_bench.ours import Load, Ours, stack
+from tools.queue_bench.processes import frozen
 
 
 def main() -> None:
@@ -27,9 +28,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="spillway-bench-") as folder:
         recording = _silence(Path(folder, "second.wav"))
         with stack(Path(folder), load) as running:
-            ours = Ours(running, Path(folder), recording, given.seed).measure(load, given.jobs, given.kill_patience_s)
+            bench = Ours(running, Path(folder), recording, given.seed)
+            ours = bench.measure(load, given.jobs, given.kill_patience_s)
             redis_url = running.redis_url.removesuffix("0") + "1"  # the same server, a database of its own
-            theirs = plain.measure(redis_url, Path(folder), recording, jobs=given.jobs, kill_patience_s=given.kill_patience_s)
+            with frozen(bench.processes()):  # ten thousand jobs still wait there
+                theirs = plain.measure(redis_url, Path(folder), recording, jobs=given.jobs, kill_patience_s=given.kill_patience_s)
     Console(width=140).print(_table(load, ours, theirs))
 
 

@@ -79,6 +79,10 @@ class Ours:
         measured.counts["service's memory, most"] = f"{peak_memory_mb(family(self._pid('service'))):.0f} MB"
         return measured
 
+    def processes(self) -> list[int]:
+        """All that may ask Redis for something."""
+        return [pid for name in ("worker", "dispatcher", "service") for pid in family(self._pid(name))]
+
     def _calm(self, measured: Measured, seconds: float) -> None:
         """A probe alone is the part of a submit that ffmpeg takes."""
         measured.times_s["probe by ffmpeg alone"] = [self._probe_s() for _ in range(20)]
