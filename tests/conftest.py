@@ -1,6 +1,7 @@
 """Real parts for every test: a Redis-compatible server of its own, ffmpeg, and the models that `make test` pulls."""
 
 import gc
+import logging
 import shutil
 import socket
 import subprocess
@@ -66,6 +67,14 @@ class RedisServer:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """What a command under test sets up writes to a stream that is closed with the test: other tests' threads would meet it."""
+    yield
+    for handler in [handler for handler in logging.root.handlers if type(handler) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
