@@ -94,6 +94,9 @@ class Memory:
     polls_in_favour: int = 0
     is_on: bool = False
     last_start_s: float | None = None
+    looked_s: float | None = None  # when the last look was
+    seen: float = 0.0  # jobs of the last day, fading
+    late: float = 0.0  # of them: those that had waited for longer than the target
 
 
 @dataclass(frozen=True)

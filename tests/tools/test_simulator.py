@@ -1,13 +1,17 @@
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import pytest
 
 from dispatcher.burst.policy import decide
 from tools.simulator import traces
+from tools.simulator.clairvoyant import judged, search
 from tools.simulator.optimum import floor
 from tools.simulator.rivals import at_submit, by_queue_length
-from tools.simulator.scene import Arrival, Caps, Trace, rules
+from tools.simulator.scene import Arrival, Caps, LocalBox, Trace, rules
+from tools.simulator.schedule import Run
+from tools.simulator.schedules import keep, kept
 from tools.simulator.table import NOTHING_DOLLARS, markdown, rows
 from tools.simulator.world import Policy, World
 
@@ -59,8 +63,45 @@ def test_an_outage_costs_no_job() -> None:
 
 @pytest.mark.parametrize("make", traces.ALL)
 def test_every_trace_comes_in_order(make: object) -> None:
-    times_s = [one.at_s for one in make().arrivals]  # type: ignore[operator]
+    times_s = [one.at_s for one in make(1).arrivals]  # type: ignore[operator]
     assert times_s == sorted(times_s)
+
+
+def test_no_seed_that_is_reported_was_tuned_on() -> None:
+    assert not set(traces.HELD_OUT) & set(traces.TUNED_ON)
+
+
+def test_what_a_clairvoyant_finds_keeps_the_target_and_lies_between_the_floor_and_a_plain_schedule() -> None:
+    plain = judged(LUNCH, (Run(0.0, 60_000.0),), rules(300))
+    found = search(LUNCH, rules(300), 10, [plain.schedule])
+    assert plain.late == found.late == 0
+    assert floor(LUNCH, rules(300)).dollars <= found.dollars <= plain.dollars
+
+
+def test_a_schedule_that_starts_nothing_is_the_box_alone() -> None:
+    alone = World(LUNCH, None, rules(300), Caps()).run()
+    assert judged(LUNCH, (), rules(300)).outcome == alone
+
+
+def test_a_schedule_that_was_kept_is_read_back(tmp_path: Path) -> None:
+    file, schedule = tmp_path / "schedules.json", (Run(1.0, 900.0), Run(2.5, 60.0, 600.0, 30.0))
+    keep([(LUNCH, 300.0, schedule)], file)
+    assert kept(LUNCH, 300.0, file) == (schedule,)
+    assert kept(LUNCH, 60.0, file) == ()
+
+
+def test_a_gpu_that_dies_gives_its_jobs_back_and_none_is_lost() -> None:
+    box = LocalBox(gpus=2, away=((600.0, 3000.0),))
+    both = World(replace(LUNCH, box=replace(box, away=())), None, rules(300), Caps()).run()
+    one = World(replace(LUNCH, box=box), None, rules(300), Caps()).run()
+    assert max(one.waits_s) < inf
+    assert max(one.waits_s) > max(both.waits_s)
+
+
+def test_all_gpus_may_be_dead_and_the_cloud_does_what_they_would() -> None:
+    dead = replace(LUNCH, box=LocalBox(away=((0.0, 40_000.0),)))
+    found = World(dead, decide, rules(900), Caps(day_dollars=10.0)).run()
+    assert sorted(found.waits_s)[56] <= 900
 
 
 def test_the_table_has_a_line_for_every_policy() -> None:

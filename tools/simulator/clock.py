@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 
 Act = Callable[[], None]
 
@@ -17,7 +18,7 @@ class Clock:
         heappush(self._events, (at_s, next(self._order), act))
 
     def next_s(self) -> float:
-        return self._events[0][0]
+        return self._events[0][0] if self._events else inf
 
     def pop(self) -> Act:
         return heappop(self._events)[2]

@@ -46,7 +46,8 @@ class SimCloud:
         self, trace: Trace, rules: Rules, clock: Clock, *, done: Callable[[list[SimJob]], None], back: Callable[[list[SimJob]], None]
     ) -> None:
         self._modal, self._box, self._rules, self._clock, self._done, self._back = trace.modal, trace.box, rules, clock, done, back
-        self._draw = Random(0)
+        self._draw = Random(trace.seed)
+        self.begun: Callable[[SimCall, float], None] | None = None  # told of each call that a container takes, and when it will be free
         self.calls: dict[str, SimCall] = {}
         self.containers: list[Container] = []
         self.wanted = 0
@@ -56,17 +57,18 @@ class SimCloud:
         for start_s, _ in trace.modal.outages:
             clock.at(start_s, self._goes_away)
 
-    def hand_over(self, bundle: Bundle, jobs: list[SimJob]) -> None:
+    def hand_over(self, bundle: Bundle, jobs: list[SimJob]) -> SimCall:
         now_s = self._clock.now_s
         call = SimCall(bundle, jobs, now_s)
         self.calls[f"{now_s:.0f}-{jobs[0].id}"] = call
         if self._is_away():
             self._clock.at(now_s + REFUSED_S, partial(self._fails_with, call))
-            return
+            return call
         size = bundle.audio_s * self._modal.bytes_per_audio_s
         self._uplink_free_s = max(self._uplink_free_s, now_s) + size / self._modal.upload_bytes_per_s
         call.uploaded_s = self._uplink_free_s
         self._clock.at(call.uploaded_s, partial(self._is_uploaded, call))
+        return call
 
     def take_back(self, call_id: str) -> None:
         call = self.calls[call_id]
@@ -168,6 +170,8 @@ class SimCloud:
             job.start_s = self._clock.now_s
         work_s = sum(job.audio_s + self._box.job_overhead_audio_s for job in call.jobs) / self._modal.real_time_factor
         run_s = self._modal.call_overhead_s + work_s * self._draw.lognormvariate(0, self._modal.run_spread)
+        if self.begun:
+            self.begun(call, self._clock.now_s + run_s)
         self._clock.at(self._clock.now_s + run_s, partial(self._ends, container, call, run_s))
 
     def _ends(self, container: Container, call: SimCall, run_s: float) -> None:

@@ -49,6 +49,12 @@ class SimGpu:
         self._held_audio_s -= job.audio_s
         self._done_audio_s += job.audio_s
 
+    def die(self) -> list[SimJob]:
+        """What it held: its work is lost."""
+        held = [job for _, _, job in self._ends]
+        self._ends, self._held_audio_s = [], 0.0
+        return held
+
     def jobs(self) -> int:
         return len(self._ends)
 

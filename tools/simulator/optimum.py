@@ -10,9 +10,10 @@ containers run, for one that knows every arrival. Whatever the cut leaves open i
 
 The 5 % that may be late are priced: for any price per late job, the cheapest plan with that price, less the price of the late jobs
 that are allowed, is no more than the cheapest plan that keeps the promise (weak duality); the largest of them is the floor.
-So it is a lower bound, not a plan that anybody found: the true optimum lies between it and the cheapest row in time. When every
-job is in time the order costs a clairvoyant nothing (all have the same target, so the oldest is the most urgent). Where some are
-late, a plan out of order might leave the longest ones for last and be cheaper; the store, whose order it is, never does.
+So it is a lower bound, not a plan that anybody found: the true optimum lies between it and the cheapest that keeps the target
+(clairvoyant.py). When every job is in time the order costs a clairvoyant nothing (all have the same target, so the oldest is the most
+urgent). Where some are late it is a bound for those only who start jobs in the order of the queue: a plan that lets overdue jobs wait for
+younger ones might be cheaper, and ours and the clairvoyant's schedules do that.
 """
 
 from dataclasses import dataclass
@@ -46,6 +47,33 @@ class _States:
     late: Array
 
 
+@dataclass(frozen=True)
+class _Trail:
+    """How a slot's states came about, by containers."""
+
+    entered_with: dict[int, NDArray[np.int8]]  # containers of the slot before, by backlog
+    grew: dict[int, int]
+    lowest: dict[int, int]  # the backlog of which nothing was left
+
+    def before(self, containers: int, backlog: int) -> tuple[int, int]:
+        by = self.grew[containers]
+        backlog = self.lowest[containers] if by < 0 and backlog == 0 else backlog - by
+        return int(self.entered_with[containers][backlog]), backlog
+
+
+def ideal(trace: Trace, rules: Rules, late_dollars: float) -> list[tuple[float, float]]:
+    """From when to when the floor's cheapest plan has containers, if a late job costs so much."""
+    fluid = _Fluid(trace, rules)
+    fluid.cheapest(late_dollars)
+    spans, on = list[tuple[float, float]](), list[float]()
+    for slot, containers in enumerate([*fluid.containers(), 0]):
+        while len(on) < containers:
+            on.append(slot * SLOT_S)
+        while len(on) > containers:
+            spans.append((on.pop(), slot * SLOT_S))
+    return sorted(spans)
+
+
 def floor(trace: Trace, rules: Rules) -> Floor:
     fluid = _Fluid(trace, rules)
     allowed = len(trace.arrivals) - ceil(0.95 * len(trace.arrivals))
@@ -66,7 +94,7 @@ class _Fluid:
     def __init__(self, trace: Trace, rules: Rules) -> None:
         box, modal = trace.box, trace.modal
         self._rules, self._modal, self._containers = rules, modal, range(rules.containers_max + 1)
-        self._unit_s = box.real_time_factor * box.gpus * SLOT_S
+        self._unit_s = box.real_time_factor * SLOT_S
         self._cloud_units = ceil(modal.real_time_factor * SLOT_S / self._unit_s)
         work_s = [one.audio_s + box.job_overhead_audio_s for one in trace.arrivals]
         slots = np.array([int(one.at_s // SLOT_S) for one in trace.arrivals])
@@ -79,36 +107,52 @@ class _Fluid:
         at_most = sum(sorted(work_s)[-box.jobs_in_flight_max * box.gpus :])
         self._held = min(at_most, box.gpus * max(box.audio_in_flight_max_s, max(work_s))) / self._unit_s
         self._held_by_container = max(rules.bundle_audio_max_s, max(work_s)) / self._unit_s
-        self._new = np.diff(np.floor(self._come), prepend=0.0).astype(int)
-        self._most = max(accumulate(self._new, lambda backlog, new: max(0, backlog + int(new) - 1), initial=0))
+        self._local = [max(box.gpus_at(slot * SLOT_S), box.gpus_at((slot + 1) * SLOT_S)) for slot in range(self._slots)]
+        self._new = np.diff(np.floor(self._come), prepend=0.0).astype(int) - self._local
+        self._trail, self._end = list[_Trail](), (0, 0)
+        self._most = max(accumulate(self._new, lambda backlog, new: max(0, backlog + int(new)), initial=0))
 
     def cheapest(self, late_dollars: float) -> tuple[float, int]:
         """Of all plans, with a price for every late job: what it costs with them, and how many they are."""
         cost = np.full((len(self._containers), self._most + 1), inf)
         cost[0, 0] = 0.0
         states = _States(cost, np.zeros_like(cost))
+        self._trail.clear()
         for slot in range(self._slots):
             states = self._after(slot, states, late_dollars)
         last = states.cost.min(axis=1) + self._dollars(self._rules.scale_down_s) * np.array(self._containers)
         containers = int(last.argmin())
-        return float(last[containers]), int(states.late[containers, states.cost[containers].argmin()])
+        self._end = containers, int(states.cost[containers].argmin())
+        return float(last[containers]), int(states.late[self._end])
+
+    def containers(self) -> list[int]:
+        """Slot by slot, of the plan that was found last."""
+        (containers, backlog), found = self._end, list[int]()
+        for trail in reversed(self._trail):
+            found.append(containers)
+            containers, backlog = trail.before(containers, backlog)
+        return found[::-1]
 
     def _after(self, slot: int, states: _States, late_dollars: float) -> _States:
         after = _States(np.full_like(states.cost, inf), np.zeros_like(states.late))
+        trail = _Trail({}, {}, {})
+        self._trail.append(trail)
         is_away = any(start_s <= slot * SLOT_S and (slot + 1) * SLOT_S <= end_s for start_s, end_s in self._modal.outages)
         for containers in self._containers[:1] if is_away else self._containers:
-            cost, late = self._entered(states, containers)
-            _shift(after, containers, (cost, late), int(self._new[slot]) - 1 - containers * self._cloud_units)
+            cost, late, trail.entered_with[containers] = self._entered(states, containers)
+            trail.grew[containers] = by = int(self._new[slot]) - containers * self._cloud_units
+            trail.lowest[containers] = _shift(after, containers, (cost, late), by)
             self._count_late(after, slot, containers, late_dollars)
         return after
 
-    def _entered(self, states: _States, containers: int) -> tuple[Array, Array]:
+    def _entered(self, states: _States, containers: int) -> tuple[Array, Array, NDArray[np.int8]]:
         """With so many containers on, from whichever number before is cheapest, backlog by backlog."""
         up, down = self._dollars(self._modal.cold_start_median_s), self._dollars(self._rules.scale_down_s)
         change = np.array([max(0, containers - before) * up + max(0, before - containers) * down for before in self._containers])
         options = states.cost + change[:, None]
         before, backlog = options.argmin(axis=0), np.arange(self._most + 1)
-        return options[before, backlog] + containers * self._dollars(SLOT_S), states.late[before, backlog]
+        cost = options[before, backlog] + containers * self._dollars(SLOT_S)
+        return cost, states.late[before, backlog], before.astype(np.int8)
 
     def _count_late(self, states: _States, slot: int, containers: int, late_dollars: float) -> None:
         """Jobs that were due in this slot although the first of them has not been reached."""
@@ -123,14 +167,15 @@ class _Fluid:
         return container_s * self._rules.container_dollars_per_s
 
 
-def _shift(states: _States, containers: int, entered: tuple[Array, Array], by: int) -> None:
-    """The backlog grows by what came less what was worked off, and never below nothing."""
+def _shift(states: _States, containers: int, entered: tuple[Array, Array], by: int) -> int:
+    """The backlog grows by what came less what was worked off, and never below nothing; which one nothing is left of, is the answer."""
     into, of = states.cost[containers], entered[0]
     late_into, late_of = states.late[containers], entered[1]
     if by >= 0:
         into[by:], late_into[by:] = of[: len(of) - by], late_of[: len(of) - by]
-        return
+        return 0
     rest = max(0, len(of) + by)
     into[:rest], late_into[:rest] = of[len(of) - rest :], late_of[len(of) - rest :]
     lowest = int(of[: 1 - by].argmin())
     into[0], late_into[0] = of[lowest], late_of[lowest]
+    return lowest

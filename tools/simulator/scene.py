@@ -18,6 +18,10 @@ class LocalBox:
     audio_in_flight_max_s: float = (
         3600.0  # SPILLWAY_MAX_AUDIO_IN_FLIGHT_S of such a GPU: its default of 4 hours would be 16 minutes of work
     )
+    away: tuple[tuple[float, float], ...] = ()  # from, to: the last of the GPUs is dead, and what it held waits again
+
+    def gpus_at(self, at_s: float) -> int:
+        return self.gpus - any(start_s <= at_s < end_s for start_s, end_s in self.away)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Trace:
     arrivals: tuple[Arrival, ...]
     modal: Modal = Modal()
     box: LocalBox = LocalBox()
+    seed: int = 0  # of what the cloud draws: how long its starts and runs take
 
 
 @dataclass(frozen=True)
@@ -63,5 +68,6 @@ def rules(target_wait_s: float) -> Rules:
 class Outcome:
     waits_s: list[float]
     dollars: float
+    starts: int  # of containers
     busy_s: float  # of the local GPUs
     span_s: float  # until the last job was done

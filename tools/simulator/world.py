@@ -22,16 +22,20 @@ class World:
         self._clock, self._memory, self._left = Clock(), Memory(), len(trace.arrivals)
         self._jobs = [SimJob(f"{number:05}", one.at_s, one.audio_s) for number, one in enumerate(trace.arrivals)]
         self._pending: dict[str, SimJob] = {}
-        self._gpus = [SimGpu(trace.box) for _ in range(trace.box.gpus)]
+        self._gpus, self._dead = [SimGpu(trace.box) for _ in range(trace.box.gpus)], list[SimGpu]()
         self._cloud = SimCloud(trace, rules, self._clock, done=self._are_done, back=self._come_back)
 
     def run(self) -> Outcome:
         for job in self._jobs:
-            self._clock.at(job.at_s, partial(self._come_back, [job]))
-        self._clock.at(0.0, self._poll)
+            self._clock.at(job.at_s, partial(self._comes, job))
+        for start_s, end_s in self._trace.box.away:
+            self._clock.at(start_s, self._gpu_dies)
+            self._clock.at(end_s, self._gpu_returns)
+        if self._policy is not None:
+            self._clock.at(0.0, self._poll)
         while self._left:
-            gpu = min(self._gpus, key=SimGpu.next_end_s)
-            if gpu.next_end_s() <= self._clock.next_s():
+            gpu = min(self._gpus, key=SimGpu.next_end_s, default=None)
+            if gpu is not None and gpu.next_end_s() <= self._clock.next_s():
                 self._go_to(gpu.next_end_s())
                 gpu.end_one()
                 self._left -= 1
@@ -41,14 +45,27 @@ class World:
                 self._clock.pop()()
         return self._outcome()
 
+    def _gpu_dies(self) -> None:
+        self._dead.append(self._gpus.pop())
+        self._come_back(self._dead[-1].die())
+
+    def _gpu_returns(self) -> None:
+        self._gpus.append(self._dead.pop())
+        self._feed()
+
     def _go_to(self, now_s: float) -> None:
         self._clock.now_s = now_s
-        for gpu in self._gpus:
+        for gpu in (*self._gpus, *self._dead):
             gpu.go_to(now_s)
 
     def _come_back(self, jobs: list[SimJob]) -> None:
         waiting = sorted([*self._pending.values(), *jobs], key=lambda job: job.id)
         self._pending = {job.id: job for job in waiting}
+        self._feed()
+
+    def _comes(self, job: SimJob) -> None:
+        """The newest of all."""
+        self._pending[job.id] = job
         self._feed()
 
     def _are_done(self, jobs: list[SimJob]) -> None:
@@ -86,8 +103,9 @@ class World:
         return PendingJob(job.id, job.audio_s, self._clock.now_s - job.at_s, int(job.audio_s * self._trace.modal.bytes_per_audio_s))
 
     def _local(self) -> Local:
-        busy_s, box = sum(gpu.busy_s for gpu in self._gpus), self._trace.box
-        speed = sum(gpu.worked_audio_s() for gpu in self._gpus) / busy_s if busy_s > MEASURED_AFTER_S else None
+        every, box = [*self._gpus, *self._dead], self._trace.box
+        busy_s = sum(gpu.busy_s for gpu in every)
+        speed = sum(gpu.worked_audio_s() for gpu in every) / busy_s if busy_s > MEASURED_AFTER_S else None
         return Local(tuple(gpu.seen() for gpu in self._gpus), speed, box.jobs_in_flight_max, box.audio_in_flight_max_s)
 
     def _budget(self) -> Budget:
@@ -99,5 +117,5 @@ class World:
         span_s = self._clock.now_s
         self._cloud.scale_all_down()
         waits_s = [job.start_s - job.at_s for job in self._jobs]
-        busy_s, dollars = sum(gpu.busy_s for gpu in self._gpus), self._cloud.billed_dollars()
-        return Outcome(waits_s, dollars, busy_s, span_s)
+        busy_s, dollars = sum(gpu.busy_s for gpu in (*self._gpus, *self._dead)), self._cloud.billed_dollars()
+        return Outcome(waits_s, dollars, len(self._cloud.containers), busy_s, span_s)

@@ -64,6 +64,49 @@ def test_one_look_in_favour_is_not_enough() -> None:
     assert (len(first.bundles), len(second.bundles)) == (0, 1)
 
 
+def test_a_second_look_is_not_waited_for_where_it_would_cost_a_job_its_target() -> None:
+    view = replace(VIEW, pending=(job("hurries", audio_s=HOUR_S, age_s=14.5 * MINUTE_S - 12.0),))
+    first, _ = decide(view, Memory())
+    later, _ = decide(replace(view, pending=(replace(view.pending[0], age_s=14 * MINUTE_S),)), Memory())
+    assert (len(first.bundles), len(later.bundles)) == (1, 0)
+
+
+def test_those_that_can_still_be_in_time_leave_before_those_that_cannot() -> None:
+    pending = (*overdue(2, audio_s=15 * MINUTE_S), *(job(f"s{i}", audio_s=15 * MINUTE_S, age_s=13.9 * MINUTE_S) for i in range(2)))
+    assert sent(replace(VIEW, pending=pending)) == ["s0", "s1"]
+
+
+def test_without_a_local_gpu_that_would_take_them_the_overdue_leave_first() -> None:
+    pending = (*overdue(2, audio_s=15 * MINUTE_S), *(job(f"s{i}", audio_s=15 * MINUTE_S, age_s=13.9 * MINUTE_S) for i in range(2)))
+    assert sent(replace(VIEW, pending=pending, local=replace(LOCAL, gpus=()))) == ["j0", "j1"]
+
+
+def test_a_second_container_is_not_brought_up_for_as_few_as_may_be_late() -> None:
+    pending = tuple(job(f"j{i}", audio_s=15 * MINUTE_S, age_s=13 * MINUTE_S) for i in range(3))
+    view = replace(VIEW, pending=pending, cloud=replace(CLOUD, real_time_factor=8.0))
+    many = replace(READY, looked_s=view.now_s, seen=500.0)
+    assert decided(view, many).containers_wanted == 1
+    assert decided(view, replace(many, late=5.0)).containers_wanted == 2
+
+
+def test_where_a_cold_start_takes_most_of_the_target_a_container_comes_before_the_first_job_is_late() -> None:
+    pending = tuple(job(f"j{i}", audio_s=10 * MINUTE_S, age_s=5.0) for i in range(6))
+    nearly_free = Local((Gpu((RunningJob(HOUR_S, 10.0),)),), 15.0, jobs_in_flight_max=1)  # they start 1, 41, 81 s from now
+    view = replace(
+        VIEW, pending=pending, local=nearly_free, cloud=replace(CLOUD, cold_start_s=60.0), rules=replace(RULES, target_wait_s=88.0)
+    )
+    assert decided(view).starts_in_s["j1"] == pytest.approx(40.67, abs=0.1)
+    assert "j2" in sent(view)  # it would start in 81 s, 86 s after it came
+
+
+def test_what_comes_in_counts_as_work_for_a_container_that_would_come_up() -> None:
+    flood = tuple(job(f"j{i:03}", audio_s=15.0, age_s=40.0 - 0.25 * i) for i in range(120))
+    view = replace(VIEW, pending=flood, rules=replace(RULES, target_wait_s=60.0))
+    old = replace(view, pending=tuple(replace(one, age_s=one.age_s + 61.0) for one in flood))
+    assert sent(view)
+    assert decided(old).why[0].endswith("too little work to bring up a container for")
+
+
 def test_a_burst_that_ended_does_not_begin_again_within_a_minute() -> None:
     view = replace(VIEW, pending=overdue(1, audio_s=HOUR_S))
     assert sent(view, replace(READY, last_start_s=view.now_s - 59)) == []

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.burst.cloud_starts import containers_free_s
+from dispatcher.burst.lateness import due_s, margin_s
 from dispatcher.burst.local_starts import LocalStarts
 from dispatcher.burst.policy import START_PAUSE_S, decide
 from dispatcher.burst.view import Budget, Call, Cloud, Decision, Gpu, Local, Memory, PendingJob, Rules, RunningJob, View
@@ -16,7 +17,8 @@ RULES = Rules(container_dollars_per_s=0.0004)
 lengths_s = st.floats(60, 3600)
 ages_s = st.floats(0, 1800)
 seldom = st.sampled_from([False, False, False, True])
-jobs = st.builds(PendingJob, st.just(""), lengths_s, ages_s, st.integers(0, 10**7), seldom, seldom)
+marks = st.integers(0, 9).map(lambda drawn: drawn == 9)
+jobs = st.builds(PendingJob, st.just(""), lengths_s, ages_s, st.integers(0, 10**7), marks, marks)
 queues = st.lists(jobs, min_size=3, max_size=12).map(lambda found: tuple(replace(job, id=f"j{place}") for place, job in enumerate(found)))
 running = st.builds(lambda audio_s, left: RunningJob(audio_s, audio_s * left), lengths_s, st.floats(0, 1))
 gpus = st.builds(Gpu, st.lists(running, min_size=4, max_size=8).map(tuple), seldom)
@@ -24,19 +26,21 @@ locals_ = st.builds(Local, st.lists(gpus, max_size=2).map(tuple), st.one_of(st.n
 calls = st.builds(Call, st.uuids().map(str), lengths_s, st.booleans(), st.floats(0, 600), st.integers(0, 10**7), st.booleans())
 clouds = st.builds(
     Cloud,
-    st.floats(1, 600),
-    st.floats(1, 100),
-    st.floats(1e4, 1e8),
+    st.one_of(st.floats(1, 90), st.floats(1, 600)),
+    st.floats(10, 100),
+    st.floats(1e6, 1e8),
     st.lists(calls, max_size=1).map(tuple),
     st.integers(0, 1),
-    st.booleans(),
+    seldom,
 )
-budgets = st.builds(Budget, st.floats(0, 1), st.floats(0.2, 25))
+budgets = st.builds(Budget, st.one_of(st.floats(0.2, 1), st.floats(0, 1)), st.floats(0.2, 25))
 rules = st.builds(
-    lambda target_s, containers: replace(RULES, target_wait_s=target_s, containers_max=containers), st.floats(30, 300), st.integers(0, 3)
+    lambda target_s, containers: replace(RULES, target_wait_s=target_s, containers_max=containers),
+    st.floats(30, 300),
+    st.sampled_from([1, 2, 3, 1, 2, 3, 0]),
 )
 views = st.builds(View, st.just(1e6), queues, locals_, clouds, budgets, rules)
-memories = st.builds(Memory, st.integers(1, 5), st.booleans(), st.sampled_from([None, 0.0, 1e6 - 10]))
+memories = st.builds(Memory, st.integers(1, 5), st.booleans(), st.sampled_from([None, 0.0, 1e6 - 10]), st.just(1e6 - 5), st.floats(0, 500))
 few = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)  # moments are large to draw
 
 
@@ -74,10 +78,12 @@ def test_what_must_stay_stays(view: View, memory: Memory) -> None:
 
 @few
 @given(views, memories)
-def test_jobs_leave_once_and_oldest_first(view: View, memory: Memory) -> None:
-    order = [job.id for job in view.pending]
-    places = [order.index(job_id) for job_id in chosen(decide(view, memory)[0])]
-    assert places == sorted(set(places))
+def test_jobs_leave_once_and_a_bundle_takes_the_oldest_first(view: View, memory: Memory) -> None:
+    order, decision = [job.id for job in view.pending], decide(view, memory)[0]
+    assert len(chosen(decision)) == len(set(chosen(decision)))
+    for bundle in decision.bundles:
+        places = [order.index(job_id) for job_id in bundle.job_ids]
+        assert places == sorted(places)
 
 
 @few
@@ -92,7 +98,7 @@ def test_a_bundle_keeps_its_limits_unless_one_job_alone_is_larger(view: View, me
 
 @few
 @given(views, memories)
-def test_a_job_that_the_local_gpus_start_within_the_target_is_never_taken(view: View, memory: Memory) -> None:
+def test_a_job_that_the_local_gpus_start_before_it_counts_as_late_is_never_taken(view: View, memory: Memory) -> None:
     """Start by start: those that leave before it do not stand in its way."""
     taken, queue = set(chosen(decide(view, memory)[0])), LocalStarts(view.local)
     for job in view.pending:
@@ -100,7 +106,15 @@ def test_a_job_that_the_local_gpus_start_within_the_target_is_never_taken(view: 
         if job.id not in taken:
             queue.take(place)
         elif view.local.real_time_factor:
-            assert job.age_s + place.start_s > view.rules.target_wait_s
+            assert job.age_s + place.start_s > due_s(view)
+
+
+@few
+@given(views)
+def test_a_job_counts_as_late_at_the_target_or_where_a_cold_start_takes_most_of_it_somewhat_before(view: View) -> None:
+    target_s = view.rules.target_wait_s
+    assert 0.3 * target_s <= due_s(view) <= target_s
+    assert due_s(view) == target_s or view.cloud.cold_start_s + margin_s(view) > target_s / 2
 
 
 @few
