@@ -1,13 +1,12 @@
 """The runner between a real Redis, a real ffmpeg and an engine of the test's own."""
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.errors import BucketDenied, DiskFull, InvalidRequest, OurError, OutOfMemory, StorageUnavailable, StoreUnavailable
+from core.errors import InvalidRequest, OutOfMemory, StoreUnavailable
 from core.figures import Figures
 from core.file_store import result_key
 from core.job import Job, JobState, Stage
@@ -15,7 +14,6 @@ from core.job_store import JobStore
 from core.transcript import Notice, Transcript
 from tests.conftest import RedisServer, wait_for
 from tests.worker.box import Box, in_thread, transcript, wav
-from worker.runner import MOST_BROKEN
 from worker.work import DIARIZATION_FAILED, Work
 
 
@@ -298,87 +296,6 @@ def test_an_attempt_that_lost_its_job_never_speaks_for_its_successor(box: Box) -
     assert (done.state, done.attempt, done.losses) == (JobState.SUCCEEDED, 2, 0)
     with box.files.local_copy(done.result_key or "") as result:
         assert [path.name for path in result.parent.glob("transcript-*")] == ["transcript-2.json"]
-
-
-def test_a_job_waits_for_the_disk_with_its_result_alone(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    def transcribe(work: Work) -> Transcript:
-        work.keep(Stage.ASR, b"words")
-        return transcript(work)
-
-    job, synced = box.submit(), []
-    monkeypatch.setattr(os, "fsync", synced.append)
-    box.runner(transcribe).work()
-    assert box.store.get(job.id).state == JobState.SUCCEEDED
-    assert len(synced) == 2  # its bytes, its name in the job's folder
-
-
-def test_a_missing_stage_product_is_made_again(box: Box) -> None:
-    def transcribe(work: Work) -> Transcript:
-        if work.attempt == 1:
-            work.keep(Stage.ASR, b"words")
-            box.files.delete(box.store.get(work.job_id).products["asr"])
-            raise RuntimeError("broke")
-        assert work.kept == {}
-        return transcript(work)
-
-    job = box.submit()
-    box.runner(transcribe).work()
-    assert box.store.get(job.id).state == JobState.SUCCEEDED
-
-
-def test_a_deleted_job_leaves_no_product_behind(box: Box) -> None:
-    def transcribe(work: Work) -> Transcript:
-        box.store.delete(work.job_id)
-        box.files.delete_job(work.job_id)
-        work.keep(Stage.ASR, b"words")
-        raise AssertionError("unreachable")
-
-    job = box.submit()
-    box.runner(transcribe).work()
-    with pytest.raises(FileNotFoundError):
-        box.files.read(f"jobs/{job.id}/products/1-asr.json")
-
-
-def test_a_worker_that_breaks_every_job_gives_up_before_it_empties_the_queue(box: Box) -> None:
-    def transcribe(_: Work) -> Transcript:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    for _ in range(10):
-        box.submit()
-    assert box.runner(transcribe).work() == 2 * MOST_BROKEN + 1  # two tries each, and the first of one more
-    assert "in a row" in box.reasons[0]
-    assert box.store.backlog().queued_jobs == 10 - MOST_BROKEN
-
-
-def test_jobs_that_are_deleted_while_they_run_do_not_count_as_broken(box: Box) -> None:
-    def transcribe(work: Work) -> Transcript:
-        box.store.delete(work.job_id)
-        raise FileNotFoundError("its folder is gone")
-
-    for _ in range(5):
-        box.submit()
-    assert box.runner(transcribe).work() == 5
-    assert box.reasons == []
-
-
-def test_recordings_that_are_gone_are_not_the_workers_fault(box: Box) -> None:
-    jobs = [box.submit() for _ in range(MOST_BROKEN + 1)]
-    for job in jobs:
-        box.files.delete(job.input_key)
-    box.runner(transcript).work()
-    assert box.reasons == []
-    assert {(error := box.store.get(job.id).error) and error.code for job in jobs} == {"input_lost"}
-
-
-@pytest.mark.parametrize("away", [DiskFull, StorageUnavailable, BucketDenied])
-def test_a_file_store_that_is_full_or_away_hands_the_job_back_and_pauses_claims(box: Box, away: type[OurError]) -> None:
-    def transcribe(_: Work) -> Transcript:
-        raise away("for a while")
-
-    job = box.submit()
-    assert box.runner(transcribe).work() == 1
-    back = box.store.get(job.id)
-    assert (back.state, back.losses, back.error) == (JobState.QUEUED, 0, None)
 
 
 def test_a_claim_whose_reply_was_lost_gives_the_same_job_again(box: Box) -> None:

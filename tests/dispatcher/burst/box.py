@@ -1,6 +1,7 @@
 """The bridge as the dispatcher builds it, a Modal of our own on loopback, and a container that says what a test wants."""
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,10 @@ class BurstBox:
     def until_settled(self) -> None:
         self.step_until(lambda: not self.bursts.under_way(), "every burst to be settled")
 
+    def call_kept(self) -> str:
+        self.step_until(lambda: self.bursts.under_way()[0].call_id, "the call's id to be kept")
+        return str(self.bursts.under_way()[0].call_id)
+
     def answer(self, call: Call) -> dict[str, Any]:
         """The container."""
         bundle = Bundle.model_validate(call.args[0])
@@ -150,6 +155,17 @@ def transcript_of(job: BundleJob) -> str:
         models=Models(asr="fake", alignment=None, segmentation=None, embedding=None),
         run=Run(runner="modal", attempt=job.attempt, device="NVIDIA A10G", stages_s={}, real_time_factor=1.0),
     ).model_dump_json()  # fmt: skip
+
+
+def pack_when(told: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings are packed when that is told, or after 10 s."""
+    flac = Cargo._flac
+
+    def waits(cargo: Cargo, *given: object) -> bytes:
+        told.wait(10)
+        return flac(cargo, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Cargo, "_flac", waits)
 
 
 def key_of(job: Job) -> str:

@@ -18,17 +18,12 @@ from dispatcher.burst import flight as flights
 from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Recall
 from tests.conftest import RedisServer, wait_for
-from tests.dispatcher.burst.box import RESERVE_USD, SECONDS, WHOLE_USD, BurstBox, ended, runs_here, state
+from tests.dispatcher.burst.box import RESERVE_USD, SECONDS, WHOLE_USD, BurstBox, ended, pack_when, runs_here, state
 from tests.modal_server import Call, Conduct, ModalServer
 from tests.modal_wire import Fault
 from tests.worker.box import Box
 
 LONG_AGO_MS = 3 * 3600 * 1000
-
-
-def call_kept(box: BurstBox) -> str:
-    box.step_until(lambda: box.bursts.under_way()[0].call_id, "the call's id to be kept")
-    return str(box.bursts.under_way()[0].call_id)
 
 
 def called_long_ago(box: BurstBox) -> None:
@@ -41,7 +36,7 @@ def test_a_reply_that_lay_there_for_hours_is_taken(box: BurstBox) -> None:
     job, ends = box.box.submit(), threading.Event()
     box.server.conducts = [Conduct(ends=ends)]
     box.begin(job)
-    call_kept(box)
+    box.call_kept()
     box.bridge.close()
     ends.set()
     called_long_ago(box)
@@ -55,7 +50,7 @@ def test_a_call_of_hours_ago_that_never_ended_costs_no_more_than_modal_lets_it_r
     job = box.box.submit()
     box.server.conducts = [Conduct(ends=threading.Event())]
     box.begin(job)
-    call_id = call_kept(box)
+    call_id = box.call_kept()
     box.bridge.close()
     called_long_ago(box)
     box.bridge = box.another()
@@ -69,7 +64,7 @@ def test_a_call_whose_jobs_went_while_nobody_looked_is_ended(box: BurstBox) -> N
     job = box.box.submit()
     box.server.conducts = [Conduct(ends=threading.Event())]
     box.begin(job)
-    call_id = call_kept(box)
+    call_id = box.call_kept()
     box.bridge.close()
     box.store.delete(job.id)
     box.bridge = box.another()
@@ -80,13 +75,7 @@ def test_a_call_whose_jobs_went_while_nobody_looked_is_ended(box: BurstBox) -> N
 
 def test_a_call_that_nobody_wants_before_it_is_sent_is_not_made(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
     job, packs = box.box.submit(), threading.Event()
-    flac = Cargo._flac
-
-    def slow(cargo: Cargo, *given: object) -> bytes:
-        packs.wait(10)
-        return flac(cargo, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Cargo, "_flac", slow)
+    pack_when(packs, monkeypatch)
     flight = box.begin(job)
     box.store.cancel(job.id)
     box.step_until(lambda: flight.recall, "the cancel to be heard")
@@ -165,7 +154,7 @@ def test_redis_away_while_a_call_runs_and_at_its_commit(
     modal_server.conducts = [Conduct(ends=ends)]
     job = worker.submit()
     flight = box.begin(job)
-    call_kept(box)
+    box.call_kept()
     redis_server.stop()
     with pytest.raises(StoreUnavailable):
         box.bridge.step()
@@ -203,7 +192,7 @@ def test_a_question_that_modal_does_not_answer_ends_no_call(box: BurstBox) -> No
     job, ends = box.box.submit(), threading.Event()
     box.server.conducts = [Conduct(ends=ends)]
     flight = box.begin(job)
-    call_kept(box)
+    box.call_kept()
     box.server.faults = [Fault("FunctionGetCurrentStats", Status.UNAVAILABLE, "gone", times=8)]
     box.bridge.take_back(flight.burst.id)
     wait_for(lambda: not box.server.faults or box.server.faults[0].times == 0, "Modal to be asked in vain")
@@ -312,13 +301,7 @@ def test_a_reply_that_cannot_be_true_stops_nobody(box: BurstBox, nonsense: dict[
 def test_a_dispatcher_that_lost_its_lead_while_it_sent_ends_its_call(box: BurstBox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next leader finds an intent without a call, and gives its jobs back; then the first one's call goes out."""
     job, packs = box.box.submit(), threading.Event()
-    flac = Cargo._flac
-
-    def slow(cargo: Cargo, *given: object) -> bytes:
-        packs.wait(10)
-        return flac(cargo, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Cargo, "_flac", slow)
+    pack_when(packs, monkeypatch)
     box.server.conducts = [Conduct(ends=threading.Event())]
     flight = box.begin(job)
     first, box.bridge = box.bridge, box.another()
@@ -337,7 +320,7 @@ def test_leases_are_renewed_before_they_are_judged_however_late_the_round(box: B
     job = box.box.submit()
     box.server.conducts = [Conduct(ends=threading.Event())]
     box.begin(job)
-    call_kept(box)
+    box.call_kept()
     with Redis.from_url(redis_url) as redis:
         redis.zadd("spillway:leases", {job.id: 1})
     box.bridge._renewed -= 60  # the round before is a lease ago
@@ -360,7 +343,7 @@ def test_a_dispatcher_stops_within_seconds_though_modal_is_silent(box: BurstBox)
     box.bridge = box.another()
     box.server.conducts = [Conduct(ends=threading.Event())]
     box.begin(box.box.submit())
-    call_kept(box)
+    box.call_kept()
     box.server.heard.clear()
     box.server.faults = [Fault("FunctionGetOutputs", is_silent=True, times=100)]
     wait_for(lambda: "FunctionGetOutputs" in box.server.heard, "Modal to be asked")

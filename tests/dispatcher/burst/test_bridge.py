@@ -181,7 +181,7 @@ def test_a_call_whose_id_nobody_kept_changes_nothing_when_it_ends(box: BurstBox)
     job, ends = box.box.submit(), threading.Event()
     box.server.conducts = [Conduct(ends=ends)]
     box.begin(job)
-    wait_for(lambda: box.server.calls, "the call to be made")
+    box.call_kept()
     box.box.redis.hdel(f"spillway:burst:{box.bursts.under_way()[0].id}", "call_id")
     first, box.bridge = box.bridge, box.another()
     box.until_settled()
@@ -197,7 +197,7 @@ def test_the_next_dispatcher_brings_home_what_the_last_one_sent(box: BurstBox) -
     job, ends = box.box.submit(), threading.Event()
     box.server.conducts = [Conduct(ends=ends)]
     flight = box.begin(job)
-    box.step_until(lambda: box.bursts.under_way()[0].call_id, "the call's id to be kept")
+    box.call_kept()
     box.bridge.close()
     assert flight.landed is None
     ends.set()
@@ -212,7 +212,7 @@ def test_a_dispatcher_that_was_down_for_longer_than_a_lease_finds_its_jobs_still
     job, ends = box.box.submit(), threading.Event()
     box.server.conducts = [Conduct(ends=ends)]
     box.begin(job)
-    box.step_until(lambda: box.bursts.under_way()[0].call_id, "the call's id to be kept")
+    box.call_kept()
     box.bridge.close()
     box.box.redis.zadd("spillway:leases", {job.id: 1})  # long ago
     box.bridge = box.another()
@@ -228,7 +228,7 @@ def test_two_dispatchers_that_both_think_they_lead_commit_once(box: BurstBox) ->
     job, ends = box.box.submit(), threading.Event()
     box.server.conducts = [Conduct(ends=ends)]
     box.begin(job)
-    box.step_until(lambda: box.bursts.under_way()[0].call_id, "the call's id to be kept")
+    box.call_kept()
     other = box.another()
     other.step()
     ends.set()

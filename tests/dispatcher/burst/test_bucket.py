@@ -79,8 +79,7 @@ def test_a_call_that_nobody_knows_of_is_fenced_by_its_claim(bucket_box: BurstBox
     job = box.box.submit()
     box.server.conducts = [Conduct(starts=threading.Event())]
     box.begin(job)
-    wait_for(lambda: box.server.calls, "the call to be made")
-    box.step_until(lambda: box.bursts.under_way()[0].call_id, "the call's id to be kept")
+    box.call_kept()
     box.box.redis.hdel(f"spillway:burst:{box.bursts.under_way()[0].id}", "call_id")
     box.bridge = box.another()
     box.until_settled()

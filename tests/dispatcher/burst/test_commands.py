@@ -80,6 +80,7 @@ def test_plan_says_what_would_be_taken_back(box: BurstBox, typed: Any) -> None:
     box.bursts.measure(cold_start_s=600.0)
     box.server.conducts = [Conduct(starts=threading.Event())]
     flight = box.begin(box.box.submit())
+    box.call_kept()
     box.store.report_worker(WorkerReport("gpu0", True, "", "cuda", "large-v2"), ttl_s=60)
     runs_here(box, box.box.submit())
     said = typed("plan")[1]

@@ -34,7 +34,7 @@ def at_work(box: BurstBox, job: Job) -> Flight:
     """The container has done it, and never says so; in a bucket its result is there."""
     box.server.conducts = [Conduct(ends=threading.Event())]
     flight = box.begin(job)
-    box.step_until(lambda: box.bursts.under_way()[0].call_id, "the call's id to be kept")
+    box.call_kept()
     wait_for(lambda: box.heard and (box.bucket is None or is_there(box, TRANSCRIPT.format(job.id))), "the container to work")
     return flight
 

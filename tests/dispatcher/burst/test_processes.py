@@ -35,7 +35,7 @@ def under_way(box: BurstBox, ends: threading.Event) -> Job:
     job = box.box.submit()
     box.server.conducts = [Conduct(ends=ends)]
     box.begin(job)
-    box.step_until(lambda: box.bursts.under_way()[0].call_id, "the call's id to be kept")
+    box.call_kept()
     box.bridge.close()
     return job
 

@@ -8,7 +8,7 @@ import pytest
 from core.job import JobState
 from dispatcher.burst.cargo import Cargo
 from tests.conftest import wait_for
-from tests.dispatcher.burst.box import BurstBox, state
+from tests.dispatcher.burst.box import BurstBox, pack_when, state
 from tests.modal_server import Conduct
 from tests.worker.box import wav
 
@@ -34,13 +34,8 @@ def test_a_recording_that_cannot_be_sent_is_not_sent_again_in_whichever_moment_t
     box: BurstBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, packs = box.box.submit(b"not a recording at all" * 100), threading.Event()
-    flac, settle = Cargo._flac, box.bridge._settle
-
-    def slow(cargo: Cargo, *given: object) -> bytes:
-        packs.wait(10)
-        return flac(cargo, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Cargo, "_flac", slow)
+    settle = box.bridge._settle
+    pack_when(packs, monkeypatch)
     flight = box.begin(job)
 
     def just_before() -> int:

@@ -7,7 +7,6 @@ import pytest
 from core.errors import StoreUnavailable
 from core.job import JobState
 from tests.dispatcher.burst.box import BurstBox, state
-from tests.dispatcher.burst.test_bad_moments import call_kept
 from tests.modal_server import Conduct
 
 
@@ -15,7 +14,7 @@ def test_a_record_that_breaks_while_its_call_runs_holds_up_no_other(box: BurstBo
     whole, broken, ends = box.box.submit(), box.box.submit(), threading.Event()
     box.server.conducts = [Conduct(ends=ends)]
     box.begin(whole, broken)
-    call_kept(box)
+    box.call_kept()
     box.bridge.close()
     box.box.redis.hset(f"spillway:job:{broken.id}", "fixed", "not JSON")
     box.bridge = box.another()
@@ -47,7 +46,7 @@ def test_a_call_keeps_the_time_that_it_was_given(box: BurstBox) -> None:
     wanted, gone, ends = box.box.submit(), box.box.submit(), threading.Event()
     box.server.conducts = [Conduct(ends=ends)]
     box.begin(wanted, gone, deadline_s=3000)
-    call_id = call_kept(box)
+    call_id = box.call_kept()
     box.bridge.close()
     box.box.redis.hincrby(f"spillway:burst:{box.bursts.under_way()[0].id}", "called_at", -2_000_000)
     box.store.delete(gone.id)
