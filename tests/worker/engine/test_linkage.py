@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,11 @@ def test_a_process_that_is_killed_is_an_error_of_this_job_alone() -> None:
 
 
 def children(parent: str = "self") -> list[str]:
-    tasks = Path(f"/proc/{parent}/task").iterdir()
-    return [pid for task in tasks for pid in (task / "children").read_text().split() if _links(pid)]
+    found = list[str]()
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends meanwhile, or a process
+            found += filter(_links, (task / "children").read_text().split())
+    return found
 
 
 def _links(pid: str) -> bool:
