@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import shutil
 import socket
 import subprocess
@@ -121,6 +122,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def files_in(folder: Path) -> list[str]:
+    """Their paths in it, sorted. Folders may go meanwhile, and it may be missing itself."""
+    return sorted(os.path.relpath(Path(path, name), folder) for path, _, names in os.walk(folder) for name in names)
 
 
 def wait_for(condition: Callable[[], object], what: str, *, timeout_s: float = 20.0, every_s: float = 0.02) -> None:

@@ -18,7 +18,7 @@ from core.local_file_store import LocalFileStore
 from core.partial_file import prepare
 from core.settings import Settings
 from core.storage import open_file_store
-from tests.conftest import wait_for
+from tests.conftest import files_in, wait_for
 from tests.gcs_server import CloudServer
 
 MB = 1024**2
@@ -32,7 +32,7 @@ class Opened:
 
     def left_here(self) -> list[Path]:
         """Files on this machine that are not stored."""
-        return [path for path in self.folder.rglob("*") if path.is_file() and str(path.relative_to(self.folder)) not in self.keys()]
+        return [self.folder / name for name in files_in(self.folder) if name not in self.keys()]
 
 
 @pytest.fixture(params=["local volume", "bucket"])
@@ -53,7 +53,7 @@ def store(opened: Opened) -> FileStore:
 
 
 def files_under(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.parent.name != "partial")
+    return [name for name in files_in(folder) if not name.startswith("partial/")]
 
 
 def test_a_kept_file_is_read_back_with_its_digest(store: FileStore) -> None:
@@ -213,16 +213,18 @@ def test_a_file_is_kept_though_others_of_its_job_are_deleted_at_the_same_time(tm
     store, stop = LocalFileStore(tmp_path), threading.Event()
 
     def delete() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.0001):
             store.delete("jobs/a/products/1-vad.json")
 
     with ThreadPoolExecutor(1) as pool:
         deleting = pool.submit(delete)
-        for number in range(100):
-            store.write("jobs/a/products/1-asr.json", str(number).encode())
-            assert store.read("jobs/a/products/1-asr.json") == str(number).encode()
-            store.delete("jobs/a/products/1-asr.json")
-        stop.set()
+        try:
+            for number in range(100):
+                store.write("jobs/a/products/1-asr.json", str(number).encode())
+                assert store.read("jobs/a/products/1-asr.json") == str(number).encode()
+                store.delete("jobs/a/products/1-asr.json")
+        finally:
+            stop.set()
         deleting.result()
 
 

@@ -8,6 +8,7 @@ import pytest
 from core.errors import DiskFull
 from core.local_file_store import LocalFileStore
 from core.partial_file import StoredFile
+from tests.conftest import files_in
 from tests.disk import fill, make_room, small_disk
 
 MB = 1024**2
@@ -17,10 +18,6 @@ MB = 1024**2
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", 4) as mounted:
         yield mounted
-
-
-def files(disk: Path) -> list[str]:
-    return sorted(str(path.relative_to(disk)) for path in disk.rglob("*") if path.is_file())
 
 
 def grow(store: LocalFileStore) -> StoredFile:
@@ -46,7 +43,7 @@ def test_a_write_that_does_not_fit_leaves_what_was_there_and_nothing_half(disk: 
     store.write("jobs/a/input", b"before")
     with pytest.raises(DiskFull, match="free some space or wait until old jobs are deleted"):
         WRITES[write](store)
-    assert (files(disk), store.read("jobs/a/input")) == (["jobs/a/input"], b"before")
+    assert (files_in(disk), store.read("jobs/a/input")) == (["jobs/a/input"], b"before")
 
 
 def test_a_full_disk_that_gets_room_again_is_written_again(disk: Path) -> None:
@@ -59,7 +56,7 @@ def test_a_full_disk_that_gets_room_again_is_written_again(disk: Path) -> None:
             store.write("jobs/b/input", b"a few bytes that stay in the buffer until it is closed")
     make_room(disk)
     store.write("jobs/b/input", b"after")
-    assert files(disk) == ["jobs/a/input", "jobs/b/input"]
+    assert files_in(disk) == ["jobs/a/input", "jobs/b/input"]
 
 
 def test_jobs_are_deleted_from_a_full_disk(disk: Path) -> None:

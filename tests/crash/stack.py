@@ -193,7 +193,8 @@ class CrashStack(ScriptedStack):
         """Keys of what is in the file store."""
         if self._is_store:
             return {name.removeprefix(f"{PREFIX}/") for name in self._bucket.cloud.names(self._bucket.name)}
-        return {str(path.relative_to(self._files)) for path in self._files.glob("jobs/**/*")}
+        found = os.walk(self._files / "jobs")  # which lets folders go meanwhile
+        return {os.path.relpath(Path(path, name), self._files) for path, folders, names in found for name in (*folders, *names)}
 
     def stored_of(self, job_id: str) -> set[str]:
         """What there is of a job: `input`, `products`, `transcript`."""

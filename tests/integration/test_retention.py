@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import ServiceRefused
-from tests.conftest import wait_for
+from tests.conftest import files_in, wait_for
 from tests.scripted import ScriptedStack
 
 SOON = {"SPILLWAY_KEEP_INPUTS_S": "0", "SPILLWAY_KEEP_PRODUCTS_S": "0", "SPILLWAY_KEEP_RESULTS_S": "5"}
@@ -20,8 +20,7 @@ def stack(tmp_path: Path) -> Iterator[ScriptedStack]:
 
 def test_an_ended_job_goes_by_and_by_and_a_running_one_keeps_all_it_needs(stack: ScriptedStack, tmp_path: Path) -> None:
     def files(job_id: str) -> list[str]:
-        folder = tmp_path / "files" / "jobs" / job_id
-        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        return files_in(tmp_path / "files" / "jobs" / job_id)
 
     poison = stack.submit({"then": "segfault", "stage": "alignment", "times": 1})
     done = stack.client.wait(poison.id)

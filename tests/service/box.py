@@ -34,7 +34,7 @@ from service.app import make_app
 from service.bursts import BurstAccounts
 from service.collaborators import Collaborators
 from service.places import Places
-from tests.conftest import ROOT, free_port, wait_for
+from tests.conftest import ROOT, files_in, free_port, wait_for
 
 NO_HEADERS: Mapping[str, str] = {}
 RUNNER = Runner("slot", "boot")
@@ -93,7 +93,7 @@ class Box:
         return job
 
     def stored_files(self) -> list[str]:
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+        return files_in(self.folder)
 
     def close(self) -> None:
         self.redis.close()

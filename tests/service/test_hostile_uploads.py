@@ -4,7 +4,6 @@ import re
 import socket
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, files_in
 from tests.service.box import Box, RunningService, wav
 from tests.service.test_submission import field_part, file_part, form, post
 
@@ -48,7 +47,7 @@ NAMES = {
 def test_a_name_is_shown_at_most(service: RunningService, redis_url: str, name: str) -> None:
     assert redis_url
     head = b'Content-Disposition: form-data; name="file"; filename="' + NAMES[name] + b'"\r\n\r\n'
-    before = stored(service.folder)
+    before = set(files_in(service.folder))
     response = httpx.post(
         f"{service.url}/v1/jobs",
         content=form(head + wav(1)),
@@ -57,7 +56,7 @@ def test_a_name_is_shown_at_most(service: RunningService, redis_url: str, name: 
     )
     assert response.status_code in (202, 400, 422), response.text
     assert "X-Injected" not in response.headers
-    new = stored(service.folder) - before
+    new = set(files_in(service.folder)) - before
     if response.status_code != 202:
         assert response.json()["detail"]
         assert new == set()
@@ -67,10 +66,6 @@ def test_a_name_is_shown_at_most(service: RunningService, redis_url: str, name: 
     assert len(job["filename"]) <= 255
     assert "/" not in job["filename"]
     assert all(unicodedata.category(character)[0] != "C" for character in job["filename"])
-
-
-def stored(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def raw(service: RunningService, request: bytes) -> bytes:
@@ -97,11 +92,11 @@ HEADS = {
 @pytest.mark.parametrize("name", HEADS)
 def test_a_request_that_is_wrong_below_the_form_is_refused(service: RunningService, redis_url: str, name: str) -> None:
     assert redis_url
-    before = stored(service.folder)
+    before = set(files_in(service.folder))
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=frontier\r\n"
     answer = raw(service, head + HEADS[name] + b"\r\n" + form(file_part(wav(1)))[:500])
     assert re.match(rb"HTTP/1\.1 4\d\d ", answer), answer[:200]
-    assert stored(service.folder) == before
+    assert set(files_in(service.folder)) == before
 
 
 @pytest.fixture(scope="module")

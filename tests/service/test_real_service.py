@@ -14,7 +14,7 @@ from httpx_sse import connect_sse
 from core.job_store import JobStore
 from core.local_file_store import LocalFileStore
 from core.redis_steps import connect
-from tests.conftest import RedisServer, wait_for
+from tests.conftest import RedisServer, files_in, wait_for
 from tests.service.box import RunningService, is_alive, run_pending, running_service, wav
 
 MB = 1024**2
@@ -38,7 +38,7 @@ def long_wav(megabytes: int) -> Iterator[bytes]:
 
 
 def stored_files(service: RunningService) -> set[Path]:
-    return {path for path in service.folder.rglob("*") if path.is_file()}
+    return {service.folder / name for name in files_in(service.folder)}
 
 
 def peak_memory(pid: int) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from core.job import JobState, Stage
 from core.transcript import Transcript
+from tests.conftest import files_in
 from tests.disk import fill, make_room, small_disk
 from tests.worker.box import Box, transcript
 from worker.runner import FILE_STORE_PAUSE_S
@@ -50,7 +51,7 @@ def test_a_disk_that_fills_up_costs_a_job_nothing_but_time(box: Box, disk: Path,
     assert (back.state, back.losses, back.error) == (JobState.QUEUED, 0, None)
     assert box.redis.hget(f"spillway:job:{job.id}", "failures") is None
     make_room(disk)
-    assert sorted(path.name for path in disk.rglob("*") if path.is_file()) == ["input"]
+    assert [Path(name).name for name in files_in(disk)] == ["input"]
 
     assert runner.work() == 0
     now, fills = now + FILE_STORE_PAUSE_S, False

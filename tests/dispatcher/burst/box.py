@@ -21,7 +21,7 @@ from dispatcher.burst.cargo import Cargo
 from dispatcher.burst.flight import Flight, Pilot
 from dispatcher.burst.gauges import Gauges
 from dispatcher.burst.settling import Money
-from tests.conftest import wait_for
+from tests.conftest import files_in, wait_for
 from tests.core.recorded import Recorded
 from tests.modal_server import Call, ModalServer
 from tests.worker.box import Box
@@ -104,8 +104,7 @@ class BurstBox:
         return day
 
     def files_of(self, job: Job) -> list[str]:
-        folder = self.folder / "jobs" / job.id
-        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        return files_in(self.folder / "jobs" / job.id)
 
     def close(self) -> None:
         for built in self._built:

@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from core.settings import Settings
-from tests.conftest import RedisServer, free_port
+from tests.conftest import RedisServer, files_in, free_port
 from tests.gcs_server import CloudServer, Fault, Reply
 from worker.doctor.findings import Finding, Verdict
 from worker.doctor.services import file_store_finding, modal_finding, redis_findings
@@ -72,7 +72,7 @@ def test_a_file_store_is_written_to_and_left_as_it_was(tmp_path: Path) -> None:
     line = file_store_finding(Settings(file_store_dir=tmp_path, max_upload_bytes=1))
     assert line.verdict is Verdict.OK
     assert line.found.startswith(f"{tmp_path}, ")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert files_in(tmp_path) == []
 
 
 def test_a_file_store_that_cannot_be_written_is_a_fault() -> None:

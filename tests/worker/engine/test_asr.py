@@ -94,8 +94,8 @@ def test_out_of_memory_changes_no_word(tiny: SpeechRecognizer, model_dir: Path, 
     _, recognitions = recognize(cramped, clips)
     cramped.close()
     assert [recognition.text for recognition in recognitions] == [recognition.text for recognition in unhurried]
-    assert sizes[0] > 2
-    assert max(sizes[1:]) <= 2
+    too_large = next(place for place, size in enumerate(sizes) if size > 2)  # the first may be alone, before the others have come
+    assert max(sizes[too_large + 1 :]) <= 2
 
 
 @pytest.mark.parametrize("kind", ["silence", "noise", "tone"])
