@@ -125,14 +125,14 @@ def test_a_modal_that_is_silent_before_the_call_costs_nothing(box: BurstBox) -> 
 
 
 def test_a_silent_peer_holds_nobody(box: BurstBox) -> None:
-    box.send_timeout_s = 0.5
+    box.send_timeout_s = 2.0
     box.bridge = box.another()
     box.server.faults = [Fault("FunctionMap", is_silent=True, times=100)]
     job = box.box.submit()
     begun = time.monotonic()
     box.begin(job)
     box.bridge.step()
-    assert time.monotonic() - begun < 0.4
+    assert time.monotonic() - begun < 1.5
     box.until_settled()
     assert state(box, job) == (JobState.QUEUED, 1, 0, 0)
     assert box.ledger().spent_usd == RESERVE_USD  # nobody knows whether it was taken
