@@ -4,14 +4,16 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
 from core.burst import Bundle, BundleJob, Outcome, Reply
 from core.bursts import BurstOutlook
-from core.errors import SpillwayError
+from core.errors import OurError, SpillwayError
+from core.file_store import input_key
 from core.job import JobOptions
 from core.job_store import JobStore
 from core.media import Ffmpeg
@@ -104,9 +106,14 @@ def check(settings: Settings, parts: Parts) -> int:
     if (refusal := _too_dear(settings, parts)) is not None:
         print(f"burst check: {refusal}", file=sys.stderr)
         return 1
+    with _sample(settings, parts) as sample:
+        return _sent(settings, parts, *sample)
+
+
+def _sent(settings: Settings, parts: Parts, bundle: Bundle, recordings: Mapping[str, bytes]) -> int:
     begun = time.monotonic()
     try:
-        call_id = parts.calls.spawn(*_sample(settings, parts))
+        call_id = parts.calls.spawn(bundle, recordings)
     except CallFailed as failure:
         if failure.why == Why.BROKE:  # nobody knows whether it runs
             parts.bursts.post(_may_cost_usd(settings, parts))
@@ -140,10 +147,26 @@ def _may_cost_usd(settings: Settings, parts: Parts) -> float:
     return dearest_per_s(settings.modal_gpus) * (parts.gauges.cold_start_s + parts.gauges.deadline_s(CHECK_S))
 
 
-def _sample(settings: Settings, parts: Parts) -> tuple[Bundle, Mapping[str, bytes]]:
-    job = BundleJob(id=uuid4().hex, attempt=1, options=JobOptions(), duration_s=CHECK_S)
-    recording = Ffmpeg(settings.ffmpeg).flac(SAMPLE, end_s=CHECK_S)
-    return Bundle(deadline_s=parts.gauges.deadline_s(CHECK_S), jobs=(job,)), {job.id: recording}
+@contextmanager
+def _sample(settings: Settings, parts: Parts) -> Iterator[tuple[Bundle, Mapping[str, bytes]]]:
+    """It goes the way of every job: by the bucket, if there is one, which a container must reach with rights of its own."""
+    job_id, recording, files = uuid4().hex, Ffmpeg(settings.ffmpeg).flac(SAMPLE, end_s=CHECK_S), parts.cargo.files
+    job = BundleJob(
+        id=job_id, attempt=1, options=JobOptions(), duration_s=CHECK_S,
+        input_key=input_key(job_id) if parts.cargo.bucket else "", input_sha256=sha256(recording).hexdigest(),
+    )  # fmt: skip
+    bundle = Bundle(file_store=parts.cargo.bucket, deadline_s=parts.gauges.deadline_s(CHECK_S), jobs=(job,))
+    if not parts.cargo.bucket:
+        yield bundle, {job_id: recording}
+        return
+    files.write(job.input_key, recording)
+    try:
+        yield bundle, {}
+    finally:
+        try:
+            files.delete_job(job_id)
+        except OurError as error:
+            print(f"burst check: the sample stays in the bucket until it is swept as an orphan: {error}", file=sys.stderr)
 
 
 def _reply(parts: Parts, call_id: str, most_s: float) -> Reply | None:

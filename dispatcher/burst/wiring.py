@@ -26,6 +26,7 @@ from dispatcher.burst.tariff import paid_per_s
 @dataclass(frozen=True)
 class Parts:
     calls: ModalCalls
+    cargo: Cargo
     bursts: Bursts
     gauges: Gauges
     moments: Moments
@@ -52,7 +53,7 @@ def build(settings: Settings, redis: RedisClient, jobs: JobStore) -> Parts:
             startup_s + timeout_s,
         ),
     )
-    return Parts(calls, bursts, gauges, Moments(jobs, bursts, gauges, settings), bridge)
+    return Parts(calls, cargo, bursts, gauges, Moments(jobs, bursts, gauges, settings), bridge)
 
 
 def make_burster(settings: Settings, redis: RedisClient, jobs: JobStore) -> Burster:

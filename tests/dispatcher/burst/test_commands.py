@@ -1,5 +1,6 @@
 """`python -m dispatcher.burst plan | setup | check`, as somebody at the box types them."""
 
+import hashlib
 import re
 import threading
 import time
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from core.burst import Outcome, Reply, mismatch
+from core.burst import BundleJob, Outcome, Receipt, Reply, mismatch
 from core.bursts import BurstOutlook
 from core.worker_reports import WorkerReport
 from dispatcher.burst.__main__ import main
-from tests.dispatcher.burst.box import RESERVE_USD, BurstBox, ended, runs_here
+from tests import gcs_server
+from tests.dispatcher.burst.box import RESERVE_USD, BurstBox, ended, runs_here, stored
+from tests.gcs_server import CloudServer
 from tests.modal_server import Conduct, worker_lost
 
 A10_PER_S = 0.000306 + 4 * 0.0000131 + 16 * 0.00000222
@@ -107,6 +110,34 @@ def test_check_of_a_warm_container_measures_no_cold_start(box: BurstBox, typed: 
     box.container = box.container.model_copy(update={"bundles_before": 2})
     status, said, _ = typed("check")
     assert (status, "it was warm" in said, box.bursts.measured()) == (0, True, {})
+
+
+def test_check_goes_by_the_bucket_and_leaves_nothing_there(bucket_box: BurstBox, typed: Any) -> None:
+    box, found = bucket_box, list[bytes]()
+
+    def read(job: BundleJob) -> Receipt:
+        found.append(box.box.files.read(job.input_key))
+        assert hashlib.sha256(found[0]).hexdigest() == job.input_sha256
+        return stored(box, job)
+
+    box.says = read
+    status, _, complaint = typed("check", file_store=str(box.bucket))
+    assert (status, complaint, found[0][:4]) == (0, "", b"fLaC")
+    assert list(box.box.files.listed("jobs")) == []
+
+
+def test_check_says_that_the_container_does_not_reach_the_bucket(bucket_box: BurstBox, typed: Any) -> None:
+    bucket_box.says = ended(Outcome.RETURNED, "storage_unavailable")
+    status, _, complaint = typed("check", file_store=str(bucket_box.bucket))
+    assert (status, "it is storage_unavailable" in complaint) == (1, True)
+    assert list(bucket_box.box.files.listed("jobs")) == []
+
+
+def test_check_says_that_this_box_does_not_reach_the_bucket(bucket_box: BurstBox, typed: Any, cloud: CloudServer) -> None:
+    cloud.faults = [gcs_server.Fault("POST /upload", 99, gcs_server.Reply(403, {}, b"no"))]
+    status, _, complaint = typed("check", file_store=str(bucket_box.bucket))
+    assert (status, bucket_box.server.calls, complaint.startswith("burst check: ")) == (1, {}, True)
+    cloud.faults = []
 
 
 def not_deployed(box: BurstBox) -> None:
