@@ -65,6 +65,7 @@ class ModalServer(Wire):
         self.is_deployed = True
         self.conducts: list[Conduct] = []  # of the next calls, in order; then all goes well
         self.calls: dict[str, Call] = {}
+        self.limits: list[int] = []  # of containers, as they were set
         self._threads = ThreadPoolExecutor(16, thread_name_prefix="remote")
 
     def __exit__(self, *raised: object) -> None:
@@ -115,6 +116,13 @@ class ModalServer(Wire):
     def FunctionGetCurrentStats(self, _: api_pb2.FunctionGetCurrentStatsRequest) -> api_pb2.FunctionStats:
         waiting = [call for call in self.calls.values() if not call.runs and not call.is_cancelled.is_set()]
         return api_pb2.FunctionStats(backlog=len(waiting), num_total_tasks=len(self.calls) - len(waiting))
+
+    def FunctionUpdateSchedulingParams(
+        self, request: api_pb2.FunctionUpdateSchedulingParamsRequest
+    ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
+        assert request.function_id == "fu-Transcriber"
+        self.limits.append(request.settings.max_containers)
+        return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=request.settings)
 
     def FunctionCallCancel(self, request: api_pb2.FunctionCallCancelRequest) -> None:
         call = self.calls[request.function_call_id]

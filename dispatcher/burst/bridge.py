@@ -80,6 +80,10 @@ class Bridge:
         self.flights[burst.id] = started_in_background(self._pilot.fly, flight)
         return flight
 
+    def want(self, containers: int) -> None:
+        """So many at once, for the calls that follow."""
+        self._pilot.containers = containers
+
     def take_back(self, burst_id: str) -> None:
         """If no container has begun it."""
         if (flight := self.flights.get(burst_id)) and not flight.has_started:

@@ -90,6 +90,10 @@ class ModalCalls:
         """Its container goes too: a job that hangs there ends with it."""
         self._asked(lambda: self._call(call_id).cancel(terminate_containers=True))
 
+    def limit(self, containers: int) -> None:
+        """Until the next deployment there are no more of them at once; those that run go on."""
+        self._asked(lambda: self._method.autoscaler.update(max_containers=containers))
+
     def waiting_calls(self) -> int:
         """Calls that no container has begun."""
         return int(self._asked(lambda: self._method.get_current_stats().backlog))

@@ -27,6 +27,7 @@ class Modal(Protocol):
     def spawn(self, bundle: Bundle, recordings: Mapping[str, bytes]) -> str: ...
     def poll(self, call_id: str) -> Reply | None: ...
     def cancel(self, call_id: str) -> None: ...
+    def limit(self, containers: int) -> None: ...
     def waiting_calls(self) -> int: ...
     def close(self) -> None: ...
 
@@ -95,6 +96,7 @@ class Pilot:
     def __init__(self, modal: Modal, bursts: Bursts, cargo: Cargo, *, startup_s: float, poll_s: float = POLL_S) -> None:
         """`startup_s`: how long a call may wait for a container and its models."""
         self._modal, self._bursts, self._cargo, self._startup_s, self._poll_s = modal, bursts, cargo, startup_s, poll_s
+        self.containers: int | None = None  # that are wanted, as the loop last said
 
     def close(self) -> None:
         self._modal.close()
@@ -116,6 +118,7 @@ class Pilot:
 
     def _send(self, flight: Flight) -> None:
         bundle, recordings = self._packed(flight)
+        self._limit()
         begun, flight.is_offered = monotonic(), True
         flight.call_id = self._modal.spawn(bundle, recordings)
         flight.called, flight.called_at, flight.sent_s = monotonic(), time(), monotonic() - begun
@@ -123,6 +126,14 @@ class Pilot:
         if not self._keep_call_id(flight, flight.call_id):
             flight.recall = Recall.GIVEN_UP  # and settled it, while this one was still sending
         log.info("burst sent", burst=flight.burst.id, call=flight.call_id, jobs=len(bundle.jobs), seconds=round(flight.sent_s, 2))
+
+    def _limit(self) -> None:
+        """A call that is handed over while a container still works is meant for that one, and Modal would bring up another for it."""
+        if self.containers is not None:
+            try:
+                self._modal.limit(self.containers)
+            except CallFailed as failure:  # the call itself may go all the same, and the deployment has a limit too
+                log.warning("Modal not told how many containers are wanted", reason=str(failure))
 
     def _packed(self, flight: Flight) -> tuple[Bundle, Mapping[str, bytes]]:
         def check() -> None:

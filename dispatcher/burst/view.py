@@ -120,7 +120,7 @@ class TakeBack:
 class Decision:
     bundles: tuple[Bundle, ...] = ()
     take_back: tuple[TakeBack, ...] = ()
-    containers_wanted: int = 0
+    containers_wanted: int = 0  # those that run or come, and those that the bundles bring up
     starts_in_s: Mapping[str, float] = field(default_factory=dict)  # of pending jobs; one whose start is unknown is missing
     why: tuple[str, ...] = ()  # of the whole, in plain words
 

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from grpclib import Status
 
 from core.bursts import Caps
 from core.errors import SettingsError
@@ -18,6 +19,7 @@ from dispatcher.burst.wiring import make_burster
 from tests.conftest import wait_for
 from tests.dispatcher.burst.box import BurstBox, not_deployed, state
 from tests.modal_server import Conduct
+from tests.modal_wire import Fault
 
 AUDIO_S = 600.0
 
@@ -55,6 +57,22 @@ def test_jobs_that_would_start_too_late_go_and_come_home(box: BurstBox) -> None:
     assert state(box, kept) == (JobState.QUEUED, 0, 0, 0)
     until(burster, lambda: not box.bursts.under_way(), "every call to be settled")
     assert (box.ledger().jobs, box.ledger().reserved_usd) == (3, 0)
+
+
+@pytest.mark.parametrize(("jobs", "containers"), [(1, 1), (6, 2)])
+def test_modal_is_told_how_many_containers_are_wanted_before_it_is_called(box: BurstBox, jobs: int, containers: int) -> None:
+    """Or it would bring up another one for a call that is handed over while a container still works."""
+    sent = [box.box.submit(duration_s=800) for _ in range(jobs)]
+    until(burster_of(box), lambda: have_ended(box, *sent), "the jobs to end")
+    assert set(box.server.limits) == {containers}
+    assert box.server.heard.index("FunctionUpdateSchedulingParams") < box.server.heard.index("FunctionMap")
+
+
+def test_a_modal_that_cannot_be_told_is_called_all_the_same(box: BurstBox) -> None:
+    box.server.faults = [Fault("FunctionUpdateSchedulingParams", Status.UNAVAILABLE, "gone", times=100)]
+    job = box.box.submit(duration_s=AUDIO_S)
+    until(burster_of(box), lambda: have_ended(box, job), "the job to end")
+    assert (state(box, job), box.server.limits, box.bridge.breaker.is_open) == ((JobState.SUCCEEDED, 1, 0, 0), [], False)
 
 
 def test_switched_off_it_begins_nothing_and_brings_home_what_is_under_way(box: BurstBox) -> None:
