@@ -55,6 +55,8 @@ def hang_up(connection: socket.socket) -> None:
                 break
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
+        while connection.recv(64 * 1024):  # a client whose bytes fill the buffers would not hear of it; there is an end, nothing comes in
+            pass
 
 
 def _log_when_sent(response: Response) -> None:
