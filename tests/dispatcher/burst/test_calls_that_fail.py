@@ -191,8 +191,10 @@ def test_an_absence_while_a_call_runs_is_waited_out(box: BurstBox) -> None:
     box.server.conducts = [Conduct(ends=ends)]
     flight = box.begin(job)
     wait_for(lambda: flight.call_id, "the call to be made")
-    box.server.faults = [Fault("FunctionGetOutputs", Status.UNAVAILABLE, "back soon", times=12)]
+    away = Fault("FunctionGetOutputs", Status.UNAVAILABLE, "back soon", times=12)
     with capture_logs() as logs:
+        box.server.faults = [away]
+        wait_for(lambda: away.times < 12, "the absence to be felt")
         ends.set()
         box.until_settled()
     assert state(box, job) == (JobState.SUCCEEDED, 1, 0, 0)
