@@ -15,7 +15,7 @@ from core.file_store import FOLDERS, JOBS, PROBE_KEY, Listed, checked, never
 from core.partial_file import PartialFile, StoredFile, is_left_behind, prepare, written
 
 Place = Callable[[Path, Path], None]  # puts the first under the name of the second
-TRIES = 20  # where somebody else deletes, or writes, in the same folder at the same time
+TRIES = 20  # where somebody else deletes, or writes, in the same folder at the same time: on a busy machine five were not enough
 
 
 class LocalFileStore:

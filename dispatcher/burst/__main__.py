@@ -149,7 +149,8 @@ def _may_cost_usd(settings: Settings, parts: Parts) -> float:
 
 @contextmanager
 def _sample(settings: Settings, parts: Parts) -> Iterator[tuple[Bundle, Mapping[str, bytes]]]:
-    """It goes the way of every job: by the bucket, if there is one, which a container must reach with rights of its own."""
+    """The bundle, and the recordings beside it. They go the way of every job's: by the bucket, if there is one, which a container must
+    reach with rights of its own, and where nothing of it is left."""
     job_id, recording, files = uuid4().hex, Ffmpeg(settings.ffmpeg).flac(SAMPLE, end_s=CHECK_S), parts.cargo.files
     job = BundleJob(
         id=job_id, attempt=1, options=JobOptions(), duration_s=CHECK_S,
@@ -159,8 +160,8 @@ def _sample(settings: Settings, parts: Parts) -> Iterator[tuple[Bundle, Mapping[
     if not parts.cargo.bucket:
         yield bundle, {job_id: recording}
         return
-    files.write(job.input_key, recording)
     try:
+        files.write(job.input_key, recording)
         yield bundle, {}
     finally:
         try:

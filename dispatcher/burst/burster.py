@@ -23,7 +23,7 @@ class Burster:
     def step(self) -> None:
         """Raises `StoreUnavailable`."""
         for _ in range(self._bridge.step()):
-            self._moments.container_idles()
+            self._moments.container_is_free(self._bridge.flights.values())
         if self._is_on and monotonic() - self._decided >= self._poll_s:
             self._decided = monotonic()
             decision, self._memory = decide(self._moments.now(self._bridge), self._memory)
@@ -49,9 +49,7 @@ class Burster:
         if isinstance(begun, OverCap):
             log.warning("no burst: over the cap", day_usd=begun.day_usd, month_usd=begun.month_usd)
         elif begun is not None:
-            begun.needs_container = bundle.needs_container
-            if not bundle.needs_container:
-                self._moments.container_works()
+            self._moments.begun(begun, needs_container=bundle.needs_container)
             log.info("burst", burst=begun.burst.id, jobs=len(begun.jobs), why=bundle.why)
 
     def _tell(self, decision: Decision) -> None:

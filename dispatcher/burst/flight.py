@@ -41,6 +41,14 @@ class Recall(StrEnum):
     GIVEN_UP = "another dispatcher had given it up"
 
 
+class Meant(StrEnum):
+    """Which container a call is handed over for."""
+
+    NEW = "one that comes up for it"
+    IDLE = "one that has nothing to do"
+    NEXT = "the next that ends its call"
+
+
 @dataclass(frozen=True)
 class Landed:
     """How the call ended: a reply with the keys of the transcripts that came, our own recall, or a failure."""
@@ -65,7 +73,8 @@ class Flight:
     called_at: float | None = None  # seconds since the epoch, as the container tells when it began
     sent_bytes: int = 0
     sent_s: float = 0.0
-    needs_container: bool = True  # one had to be brought up for it
+    meant: Meant = Meant.NEW
+    freed: float | None = None  # by the monotonic clock, when the container that was the next became its own
     has_started: bool = False  # as far as Modal has said
     recall: Recall | None = None
     back_if_waiting: int = 0  # end it if so many calls wait for a container: then it is surely one of them
@@ -117,8 +126,8 @@ class Pilot:
             flight.landed = Landed(failure=CallFailed(Why.BROKE, f"the burst broke on our side ({type(error).__name__})"))
 
     def _send(self, flight: Flight) -> None:
+        self._limit()  # before the packing, which looks whether the call is still wanted
         bundle, recordings = self._packed(flight)
-        self._limit()
         begun, flight.is_offered = monotonic(), True
         flight.call_id = self._modal.spawn(bundle, recordings)
         flight.called, flight.called_at, flight.sent_s = monotonic(), time(), monotonic() - begun

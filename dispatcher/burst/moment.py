@@ -10,7 +10,7 @@ from core.settings import Settings
 from core.worker_reports import WorkerReport
 from dispatcher.burst.bridge import SLOT, Bridge
 from dispatcher.burst.cargo import MOST_BYTES
-from dispatcher.burst.flight import Flight
+from dispatcher.burst.flight import Flight, Meant
 from dispatcher.burst.gauges import Gauges
 from dispatcher.burst.tariff import dearest_per_s
 from dispatcher.burst.view import Budget, Call, Cloud, Gpu, Local, PendingJob, Rules, RunningJob, View
@@ -51,13 +51,19 @@ class Moments:
             rules=rules_of(self._settings),
         )
 
-    def container_idles(self) -> None:
-        """One has ended its call, and waits for another."""
-        self._idle_until.append(monotonic() + self._settings.modal_scaledown_s)
+    def begun(self, flight: Flight, *, needs_container: bool) -> None:
+        """A call without a container of its own takes one that idles, or waits for the next that is free."""
+        if not needs_container:
+            flight.meant = Meant.IDLE if self._idle_until else Meant.NEXT
+            self._idle_until = self._idle_until[1:]
 
-    def container_works(self) -> None:
-        """One of those that waited has another call."""
-        self._idle_until = self._idle_until[1:]
+    def container_is_free(self, flights: Iterable[Flight]) -> None:
+        """One has ended its call: the first that was meant for the next one has it, or else it idles. `flights`: under way, in order."""
+        for flight in flights:
+            if flight.meant == Meant.NEXT:
+                flight.meant, flight.freed = Meant.IDLE, monotonic()
+                return
+        self._idle_until.append(monotonic() + self._settings.modal_scaledown_s)
 
     def _pending(self) -> Iterable[PendingJob]:
         now_s, travels = self._jobs.clock_s(), self._settings.file_store is None
@@ -89,28 +95,30 @@ class Moments:
         calls = tuple(self._call(flight) for flight in bridge.flights.values() if flight.jobs)
         busy = sum(call.has_started for call in calls)
         self._idle_until = [until for until in self._idle_until if until > monotonic()]
+        idle = len(self._idle_until) + sum(flight.meant == Meant.IDLE and flight.called is None for flight in bridge.flights.values())
         return Cloud(
             cold_start_s=self._gauges.cold_start_s,
             real_time_factor=self._gauges.real_time_factor,
             upload_bytes_per_s=self._gauges.upload_bytes_per_s,
             calls=calls,
-            idle_containers=max(0, min(len(self._idle_until), self._settings.modal_max_containers - busy)),
+            idle_containers=max(0, min(idle, self._settings.modal_max_containers - busy)),
             is_breaker_open=bridge.breaker.is_open or (bridge.breaker.is_tried and bool(bridge.flights)),
         )
 
     def _call(self, flight: Flight) -> Call:
-        """Nobody tells when a container begins a call: it has once its upload and a cold start, if it needs one, are over, as they
-        were measured."""
-        since_s = monotonic() - (flight.called or flight.began)
-        start_s = self._gauges.cold_start_s if flight.needs_container else 0.0
-        has_started = flight.has_started or (flight.called is not None and since_s > start_s)
+        """Nobody tells when a container begins a call: it has once its upload is over and, as it was meant, a cold start as it was
+        measured, or the call before it."""
+        since_s = monotonic() - max(flight.called or flight.began, flight.freed or 0.0)
+        start_s = self._gauges.cold_start_s if flight.meant == Meant.NEW else 0.0
+        is_begun = flight.called is not None and flight.meant != Meant.NEXT and since_s > start_s
+        has_started = flight.has_started or is_begun
         return Call(
             id=flight.burst.id,
             audio_s=flight.audio_s,
             has_started=has_started,
             since_s=max(0.0, since_s - start_s) if has_started else since_s,
             upload_left_bytes=0 if flight.called is not None else round(flight.audio_s * FLAC_BYTES_PER_S),
-            needs_container=flight.needs_container,
+            needs_container=flight.meant == Meant.NEW,
         )
 
 

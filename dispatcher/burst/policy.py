@@ -29,7 +29,7 @@ def decide(view: View, memory: Memory) -> tuple[Decision, Memory]:
     decision = Decision(
         bundles,
         () if bundles else _taken_back(view),
-        containers_on + sum(bundle.needs_container for bundle in bundles),
+        min(view.rules.containers_max, containers_on + sum(bundle.needs_container for bundle in bundles)),
         starts | _cloud_starts(view, chosen, waiting),
         tuple(reason for reason in (refusal, waiting, None if refusal else _too_dear(view, starts)) if reason),
     )

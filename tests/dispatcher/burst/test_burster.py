@@ -68,6 +68,31 @@ def test_modal_is_told_how_many_containers_are_wanted_before_it_is_called(box: B
     assert box.server.heard.index("FunctionUpdateSchedulingParams") < box.server.heard.index("FunctionMap")
 
 
+def test_a_call_that_is_handed_over_while_a_container_works_brings_up_no_other(box: BurstBox) -> None:
+    ends = [threading.Event() for _ in range(3)]
+    box.server.conducts = [Conduct(ends=end) for end in ends]
+    box.begin(box.box.submit(duration_s=10))
+    burster = burster_of(box, target_wait_s=900, modal_scaledown_s=30)
+    for calls, end in enumerate(ends[:-1], start=2):
+        box.box.submit(duration_s=10)
+        until(burster, lambda calls=calls: len(box.server.calls) == calls, "the next call, when the one before it should have ended")  # type: ignore[misc]
+        end.set()
+        until(burster, lambda: len(box.bursts.under_way()) == 1, "the call before it to end")
+    assert box.server.limits == [1, 1]
+    ends[-1].set()
+    until(burster, lambda: not box.bursts.under_way(), "the last call to end")
+
+
+def test_modal_is_never_told_of_more_containers_than_allowed(box: BurstBox) -> None:
+    box.server.conducts = [Conduct(ends=threading.Event()) for _ in range(3)]
+    for _ in range(3):  # as another dispatcher left them
+        box.begin(box.box.submit(duration_s=10))
+    wait_for(lambda: len(box.server.calls) == 3, "the calls to be made")
+    job = box.box.submit(duration_s=10)
+    until(burster_of(box, target_wait_s=900), lambda: state(box, job)[0] == JobState.SUCCEEDED, "a call for it")
+    assert box.server.limits == [2]
+
+
 def test_a_modal_that_cannot_be_told_is_called_all_the_same(box: BurstBox) -> None:
     box.server.faults = [Fault("FunctionUpdateSchedulingParams", Status.UNAVAILABLE, "gone", times=100)]
     job = box.box.submit(duration_s=AUDIO_S)

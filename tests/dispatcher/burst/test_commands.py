@@ -122,7 +122,7 @@ def test_check_goes_by_the_bucket_and_leaves_nothing_there(bucket_box: BurstBox,
 
     box.says = read
     status, _, complaint = typed("check", file_store=str(box.bucket))
-    assert (status, complaint, found[0][:4]) == (0, "", b"fLaC")
+    assert (status, complaint, found[0][:4], box.heard[0].file_store) == (0, "", b"fLaC", box.bucket)
     assert list(box.box.files.listed("jobs")) == []
 
 

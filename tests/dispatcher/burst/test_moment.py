@@ -12,6 +12,7 @@ from core.job_store import Runner
 from core.settings import Settings
 from core.worker_reports import WorkerReport
 from dispatcher.burst.calls import CallFailed, Why
+from dispatcher.burst.flight import Meant
 from dispatcher.burst.moment import Moments
 from dispatcher.burst.view import View
 from tests.conftest import wait_for
@@ -110,7 +111,7 @@ def test_a_call_has_begun_once_its_cold_start_is_over_and_at_once_in_a_warm_cont
     cold, warm = box.box.submit(), box.box.submit()
     box.server.conducts = [Conduct(ends=threading.Event()), Conduct(ends=threading.Event())]
     first, second = box.begin(cold), box.begin(warm)
-    second.needs_container = False
+    second.meant = Meant.IDLE
     wait_for(lambda: first.call_id and second.call_id, "both calls to be made")
     assert {call.id: call.has_started for call in seen(box).cloud.calls} == {first.burst.id: False, second.burst.id: True}
     assert first.called is not None
@@ -122,14 +123,40 @@ def test_a_call_has_begun_once_its_cold_start_is_over_and_at_once_in_a_warm_cont
 
 def test_a_container_idles_until_its_next_call_or_its_end(box: BurstBox) -> None:
     moments = moments_of(box, modal_scaledown_s=30)
-    moments.container_idles()
-    moments.container_idles()
+    box.server.conducts = [Conduct(ends=threading.Event())]
+    moments.container_is_free(())
+    moments.container_is_free(())
     assert moments.now(box.bridge).cloud.idle_containers == 2
-    moments.container_works()
+    flight = box.begin(box.box.submit())
+    moments.begun(flight, needs_container=False)
+    wait_for(lambda: flight.called, "the call to be made")
     assert moments.now(box.bridge).cloud.idle_containers == 1
     moments = moments_of(box, modal_scaledown_s=2)
-    moments.container_idles()
+    moments.container_is_free(())
     wait_for(lambda: not moments.now(box.bridge).cloud.idle_containers, "the container to be let go")
+
+
+def test_a_call_that_is_handed_over_early_begins_when_the_one_before_it_has_ended(box: BurstBox) -> None:
+    moments = moments_of(box)
+    box.server.conducts = [Conduct(ends=threading.Event()), Conduct(ends=threading.Event())]
+    first, second = box.begin(box.box.submit()), box.begin(box.box.submit())
+    moments.begun(first, needs_container=True)
+    moments.begun(second, needs_container=False)
+    wait_for(lambda: first.called and second.called, "both calls to be made")
+    first.called -= 70  # type: ignore[operator]
+    assert started(moments, box) == [True, False]
+    del box.bridge.flights[first.burst.id]
+    moments.container_is_free(box.bridge.flights.values())
+    assert started(moments, box) == [True]
+    view = moments.now(box.bridge)
+    assert (view.cloud.idle_containers, view.cloud.calls[0].since_s) == (0, pytest.approx(0, abs=2))
+    box.bridge.flights.clear()
+    moments.container_is_free(())
+    assert moments.now(box.bridge).cloud.idle_containers == 1
+
+
+def started(moments: Moments, box: BurstBox) -> list[bool]:
+    return [call.has_started for call in moments.now(box.bridge).cloud.calls]
 
 
 def test_while_modal_is_tried_again_nothing_else_may_go(box: BurstBox) -> None:

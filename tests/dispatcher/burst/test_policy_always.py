@@ -67,6 +67,7 @@ def test_there_are_never_more_containers_than_allowed(view: View, memory: Memory
     on = len(containers_free_s(view.cloud))
     new = sum(bundle.needs_container for bundle in decide(view, memory)[0].bundles)
     assert new == 0 or on + new <= view.rules.containers_max
+    assert decide(view, memory)[0].containers_wanted <= view.rules.containers_max
 
 
 @few
