@@ -149,6 +149,7 @@ class JobStore:
             raise _not_found(job_id)
 
     def standing(self, job: Job) -> Standing:
+        """In one round trip. Raises `StoreUnavailable`."""
         with redis_away():
             pipe = self._redis.pipeline(transaction=False)
             ask_standing(pipe, self._key, job)

@@ -59,10 +59,10 @@ def _stream(changes: Iterator[Job], shown: Callable[[Job], JobView], is_over: Ca
     opening = RECONNECT
     seen: tuple[object, ...] | None = None
     said_at, shown_at, version = monotonic(), -inf, None
-    look_again_s = QUEUE_S * uniform(1.0, 1.5)  # streams that were opened at once would ask at once for ever
+    refresh_s = QUEUE_S * uniform(1.0, 1.5)  # streams that were opened at once would ask at once for ever
     try:
         for job in changes:
-            if job.version != version or monotonic() - shown_at >= look_again_s:
+            if job.version != version or monotonic() - shown_at >= refresh_s:
                 view, version, shown_at = shown(job), job.version, monotonic()
                 news = (version, view.queue_position, view.waiting_for, view.downloading)
             if news != seen:

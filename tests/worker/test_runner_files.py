@@ -24,20 +24,6 @@ def test_a_job_waits_for_the_disk_with_its_result_alone(box: Box, monkeypatch: p
     assert len(synced) == 2  # its bytes, its name in the job's folder
 
 
-def test_a_missing_stage_product_is_made_again(box: Box) -> None:
-    def transcribe(work: Work) -> Transcript:
-        if work.attempt == 1:
-            work.keep(Stage.ASR, b"words")
-            box.files.delete(box.store.get(work.job_id).products["asr"])
-            raise RuntimeError("broke")
-        assert work.kept == {}
-        return transcript(work)
-
-    job = box.submit()
-    box.runner(transcribe).work()
-    assert box.store.get(job.id).state == JobState.SUCCEEDED
-
-
 def test_a_deleted_job_leaves_no_product_behind(box: Box) -> None:
     def transcribe(work: Work) -> Transcript:
         box.store.delete(work.job_id)

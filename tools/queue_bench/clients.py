@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 
 BOUNDARY = "frontier"
 
@@ -29,7 +30,7 @@ class Clients:
     """httpx for 400 connections would take the core that the service is to be measured on."""
 
     def __init__(self, port: int, recording: bytes, *, seed: int) -> None:
-        self.seen, self.counted_from = Seen(), 0.0  # polls that were asked before are not
+        self.seen, self.counted_from = Seen(), inf  # polls that are asked before are not
         self._port, self._recording, self._random = port, recording, random.Random(seed)
 
     async def submit(self, rate: float, seconds: float) -> None:

@@ -111,7 +111,6 @@ class Ours:
         polls = [asyncio.create_task(clients.poll(ids, load.poll_s)) for _ in range(load.pollers)]
         await clients.all_watch(len(watched))
         clients.counted_from = time.monotonic()
-        clients.seen.polls_s.clear()
         measured.counts[f"{len(watched)} streams opened at once: all have spoken after"] = f"{clients.counted_from - opened:.1f} s"
         changes, claims_s = {}, []  # type: dict[Change, float], list[float]
         await asyncio.gather(

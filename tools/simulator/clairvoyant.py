@@ -14,13 +14,12 @@ from random import Random
 from dispatcher.burst.view import Rules
 from tools.simulator.optimum import ideal
 from tools.simulator.scene import Outcome, Trace
-from tools.simulator.schedule import NO_LIMIT_S, Run, followed
+from tools.simulator.schedule import NO_LIMIT_S, Run, Schedule, followed
 
 LATE_DOLLARS = 0.05  # for each job beyond those that may be late, while it is searched: more than a start
 STARTS_DOLLARS = (1.0, 0.01)  # for a late job, in the two plans of the floor that are begun with
 WARMTH_DOLLARS = 0.02  # at which a change for the worse is still taken at first
 LEAST_S = 120.0  # audio of a run
-Schedule = tuple[Run, ...]
 
 
 @dataclass(frozen=True)

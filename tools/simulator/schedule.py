@@ -1,6 +1,5 @@
 """A schedule of one who knows the whole day: when containers come up, and how much each gets."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -27,10 +26,13 @@ class Run:
     spared_s: float = 0.0  # jobs that have not waited for so long stay: the local GPUs may yet start them
 
 
+Schedule = tuple[Run, ...]
+
+
 class Scheduled(World):
     """The same world, in which a schedule is followed instead of a policy."""
 
-    def __init__(self, trace: Trace, schedule: Sequence[Run], rules: Rules) -> None:
+    def __init__(self, trace: Trace, schedule: Schedule, rules: Rules) -> None:
         super().__init__(trace, None, rules, NO_CAPS)
         self._rest_of: dict[int, Run] = {}
         self._cloud.begun = self._is_taken
@@ -85,5 +87,5 @@ class Scheduled(World):
         return audio_s * self._trace.modal.bytes_per_audio_s / self._trace.modal.upload_bytes_per_s
 
 
-def followed(trace: Trace, schedule: Sequence[Run], rules: Rules) -> Outcome:
+def followed(trace: Trace, schedule: Schedule, rules: Rules) -> Outcome:
     return Scheduled(trace, schedule, rules).run()

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.simulator.scene import Trace
-from tools.simulator.schedule import Run
+from tools.simulator.schedule import Run, Schedule
 
 FILE = Path(__file__).with_name("schedules.json")
-Schedule = tuple[Run, ...]
 
 
 def kept(trace: Trace, target_wait_s: float, file: Path = FILE) -> tuple[Schedule, ...]:
