@@ -15,6 +15,41 @@ FILES = {"config.json": b"{}", "model.bin": os.urandom(200_000), "tokenizer.json
 PIECE = 1 << 16
 
 
+class Handler(BaseHTTPRequestHandler):
+    hub: "Hub"
+
+    def do_GET(self) -> None:
+        self.hub.asked.append(f"{self.command} {self.path}")
+        status, body, headers = self.hub.answer(unquote(self.path.partition("?")[0]), self.headers["Authorization"])
+        start = int((self.headers["Range"] or "bytes=0-")[6:-1])
+        if start and status == 200:
+            status, headers = 206, headers | {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(max(0, len(body) - start))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self._serve(body, start)
+
+    do_HEAD = do_GET
+
+    def _serve(self, body: bytes, start: int) -> None:
+        if not self.path.startswith("/large/"):
+            self.wfile.write(body)
+            return
+        number = len(self.hub.served)
+        self.hub.served.append(0)
+        for at in range(start, len(body), PIECE):
+            if self.hub.holds_at is not None and at >= self.hub.holds_at:
+                self.hub.go.wait()
+            with suppress(OSError):  # the client was killed
+                self.wfile.write(body[at : at + PIECE])
+                self.hub.served[number] += len(body[at : at + PIECE])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 class Hub:
     """Serves the same files at every revision it has; model.bin as a large file, behind a redirect as the real one does."""
 
@@ -26,41 +61,7 @@ class Hub:
         self.holds_at: int | None = None  # of the large file, until `go`
         self.go = threading.Event()
         self.served: list[int] = []  # bytes of the large file, of each request for it
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub.asked.append(f"{self.command} {self.path}")
-                status, body, headers = hub.answer(unquote(self.path.partition("?")[0]), self.headers["Authorization"])
-                start = int((self.headers["Range"] or "bytes=0-")[6:-1])
-                if start and status == 200:
-                    status, headers = 206, headers | {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
-                self.send_response(status)
-                for name, value in (headers | {"Content-Length": str(max(0, len(body) - start))}).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command == "GET":
-                    self._serve(body, start)
-
-            do_HEAD = do_GET
-
-            def _serve(self, body: bytes, start: int) -> None:
-                if not self.path.startswith("/large/"):
-                    self.wfile.write(body)
-                    return
-                number = len(hub.served)
-                hub.served.append(0)
-                for at in range(start, len(body), PIECE):
-                    if hub.holds_at is not None and at >= hub.holds_at:
-                        hub.go.wait()
-                    with suppress(OSError):  # the client was killed
-                        self.wfile.write(body[at : at + PIECE])
-                        hub.served[number] += len(body[at : at + PIECE])
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("OurHandler", (Handler,), {"hub": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
