@@ -120,7 +120,7 @@ class Bridge:
         flight = Flight(burst, self._held(burst), is_offered=burst.call_id is not None, call_id=burst.call_id)
         if burst.called_at is not None:
             flight.called_at = burst.called_at
-            flight.called = monotonic() - (self._jobs.clock_s() - burst.called_at)
+            flight.called = monotonic() - max(0.0, self._jobs.clock_s() - burst.called_at)  # a clock may have been set back
         return flight
 
     def _held(self, burst: Burst) -> dict[str, Job]:

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import StoreUnavailable
 from core.job import JobState
-from tests.dispatcher.burst.box import BurstBox, state
+from tests.dispatcher.burst.box import DOLLARS_PER_S, RESERVE_USD, SCALEDOWN_S, BurstBox, state
 from tests.modal_server import Conduct
 
 
@@ -39,6 +39,19 @@ def test_a_redis_that_goes_between_intent_and_call_costs_nothing(box: BurstBox, 
     box.until_settled()
     assert (state(box, job), box.server.calls) == ((JobState.QUEUED, 1, 0, 0), {})
     assert (box.ledger().spent_usd, box.ledger().reserved_usd) == (0, 0)
+
+
+def test_a_clock_that_was_set_back_meanwhile_earns_no_money(box: BurstBox) -> None:
+    job = box.box.submit()
+    box.server.conducts = [Conduct(ends=threading.Event())]
+    box.begin(job)
+    box.call_kept()
+    box.bridge.close()
+    box.box.redis.hincrby(f"spillway:burst:{box.bursts.under_way()[0].id}", "called_at", 3_600_000)
+    box.store.cancel(job.id)
+    box.bridge = box.another()
+    box.until_settled()
+    assert DOLLARS_PER_S * SCALEDOWN_S <= box.ledger().spent_usd < RESERVE_USD
 
 
 def test_a_call_keeps_the_time_that_it_was_given(box: BurstBox) -> None:
