@@ -1,6 +1,6 @@
 """What Modal asks for a container, in dollars per second: its published prices of 2026-07-01; `modal billing rates` tells today's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from core.burst import CONTAINER_CORES, CONTAINER_GIB
 
@@ -21,7 +21,11 @@ def dearest_per_s(gpus: Sequence[str]) -> float:
 
 
 def paid_per_s(device: str, gpus: Sequence[str]) -> float:
-    """Of the card that a container names, as `NVIDIA A10G` or `NVIDIA L40S`; of one that is not recognised the dearest."""
+    """Of the card that a container names, as `NVIDIA A10G` or `NVIDIA L40S`; of one that is not recognised the dearest. It need not be
+    one of `gpus`: a deployment keeps its own until the next."""
+    return dearest_per_s(_named(device, gpus) or _named(device, GPU) or gpus)
+
+
+def _named(device: str, gpus: Iterable[str]) -> list[str]:
     words = device.upper().replace("-", " ").split()
-    named = [gpu for gpu in gpus if gpu.rstrip("!").split("-")[0] in words or (gpu == "A10" and "A10G" in words)]
-    return dearest_per_s(named or gpus)
+    return [gpu for gpu in gpus if gpu.rstrip("!").split("-")[0] in words or (gpu == "A10" and "A10G" in words)]

@@ -15,6 +15,7 @@ CORES_AND_MEMORY = 4 * 0.0000131 + 16 * 0.00000222
         ("NVIDIA A10G", "A10"), ("NVIDIA A10", "A10"), ("NVIDIA L4", "L4"), ("NVIDIA L40S", "L40S"),
         ("NVIDIA A100-SXM4-40GB", "A100-80GB"),  # which of the two is not told by every name: the dearer
         ("NVIDIA H100 80GB HBM3", "H100!"), ("cpu", "H100!"), ("", "H100!"),
+        ("NVIDIA H200", "H200"),  # not asked for any more, but by the deployment
     ],
 )  # fmt: skip
 def test_a_card_costs_its_price_and_one_that_is_not_recognised_the_dearest(device: str, gpu: str) -> None:
