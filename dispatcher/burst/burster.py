@@ -38,8 +38,7 @@ class Burster:
             self._bridge.take_back(back.call_id)
         if decision.bundles:
             self._bridge.want(decision.containers_wanted)
-        # While nobody knows whether Modal is well again, one call finds out.
-        for bundle in decision.bundles[:1] if self._bridge.breaker.is_tried else decision.bundles:
+        for bundle in decision.bundles:
             self._begin(bundle)
 
     def _begin(self, bundle: Bundle) -> None:

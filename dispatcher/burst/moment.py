@@ -103,6 +103,7 @@ class Moments:
             calls=calls,
             idle_containers=max(0, min(idle, self._settings.modal_max_containers - busy)),
             is_breaker_open=bridge.breaker.is_open or (bridge.breaker.is_tried and bool(bridge.flights)),
+            is_tried=bridge.breaker.is_tried,
         )
 
     def _call(self, flight: Flight) -> Call:

@@ -24,7 +24,7 @@ def decide(view: View, memory: Memory) -> tuple[Decision, Memory]:
     chosen = plan(view, late, containers_on, may_be_late=may_be_late(memory))
     memory, waiting = _weighed(view, memory, chosen, containers_on)
     usable = plan(view, late, containers_on, most=0 if _is_too_soon(view, memory) else containers_on) if waiting else chosen
-    bundles = _affordable(view, usable)
+    bundles = _affordable(view, usable)[: 1 if view.cloud.is_tried else None]
     memory = _after(view, memory, bundles)
     decision = Decision(
         bundles,

@@ -56,6 +56,7 @@ class Cloud:
     calls: tuple[Call, ...] = ()
     idle_containers: int = 0  # warm, and paid for until they scale down
     is_breaker_open: bool = False
+    is_tried: bool = False  # it failed, and one call finds out whether it is well again
 
 
 @dataclass(frozen=True)

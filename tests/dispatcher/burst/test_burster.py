@@ -166,7 +166,7 @@ def test_a_modal_that_failed_is_tried_by_one_call(box: BurstBox) -> None:
     for _ in range(5):
         burster._decided = 0.0
         burster.step()
-    assert len(box.bursts.under_way()) == 1
+    assert (len(box.bursts.under_way()), box.server.limits) == (1, [1])
     ends.set()
     until(burster, lambda: have_ended(box, *jobs), "all to go once it is well")
     assert not box.bridge.breaker.is_open

@@ -180,6 +180,13 @@ def test_an_open_breaker_keeps_everything_here() -> None:
     assert decision.why == ("Modal has failed too often lately: everything waits for the local GPUs until it has been tried again",)
 
 
+def test_a_modal_that_may_be_well_again_gets_one_call_and_one_container() -> None:
+    view = replace(VIEW, pending=overdue(9, audio_s=HOUR_S / 4), rules=replace(VIEW.rules, containers_max=4))
+    assert len(decided(view).bundles) > 1
+    tried = decided(replace(view, cloud=replace(CLOUD, is_tried=True)))
+    assert (len(tried.bundles), tried.containers_wanted) == (1, 1)
+
+
 @pytest.mark.parametrize("budget", [Budget(0.02, 25.0), Budget(1.0, 0.0), Budget(-0.1, 1.0)])
 def test_money_that_is_spent_keeps_everything_here(budget: Budget) -> None:
     decision = decided(replace(VIEW, pending=overdue(3, audio_s=HOUR_S), budget=budget))
