@@ -21,6 +21,7 @@ MOST_PER_MINUTE = 60_000  # their distance is kept in milliseconds
 MOST_PER_KEY = 1_000_000
 MAKE_WEBHOOK_SECRET = 'echo "whsec_$(head -c 32 /dev/urandom | base64)"'
 MODAL_NAME = r"^[A-Za-z0-9._-]{1,63}$"
+MODAL_TOKEN = r"^[!-~]+$"  # ASCII without blanks: it travels in a header
 # Newer ones have no kernels in torch 2.0.0; their names are Modal's, which takes any and fails at the first call.
 MODAL_GPUS = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "H100", "H100!", "H200")
 NOT_OURS = (
@@ -183,8 +184,8 @@ class Settings(BaseModel):
     burst_month_usd: float = Field(25.0, ge=0, description="Most that bursts may cost in a calendar month (UTC), in dollars.")
 
     # Modal
-    modal_token_id: str | None = Field(None, description="Modal token's id, for bursts.")
-    modal_token_secret: str | None = Field(None, repr=False, description="Modal token's secret.")
+    modal_token_id: str | None = Field(None, pattern=MODAL_TOKEN, description="Modal token's id, for bursts.")
+    modal_token_secret: str | None = Field(None, pattern=MODAL_TOKEN, repr=False, description="Modal token's secret.")
     modal_environment: str | None = Field(None, pattern=MODAL_NAME, description="Environment on Modal; the account's default if unset.")
     modal_app: str = Field("spillway", pattern=MODAL_NAME, description="Name of the app on Modal that bursts run in.")
     modal_gpus: tuple[str, ...] = Field(

@@ -65,11 +65,18 @@ class ModalCalls:
     def spawn(self, bundle: Bundle, recordings: Mapping[str, bytes]) -> str:
         """The call's id. A failure says that nothing was started, save `Why.BROKE`: then nobody knows."""
         timeout_s = self._send_timeout_s + sum(map(len, recordings.values())) / SLOWEST_UPLOAD
-        method = self._asked(self._found)  # so that a Modal that is not to be reached is known to have begun nothing
+        method = self._before_it_is_sent()
         try:
             return self._bounded(lambda: _sent(method, bundle, recordings), timeout_s)
         except TimeoutError:
             raise CallFailed(Why.BROKE, f"Modal did not take the call within {timeout_s:.0f} s") from None
+
+    def _before_it_is_sent(self) -> Any:
+        """The method to be called. Looked up by itself, so that whatever fails here is known to have begun nothing."""
+        try:
+            return self._asked(self._found)
+        except CallFailed as failure:
+            raise CallFailed(Why.REFUSED if failure.why == Why.REFUSED else Why.AWAY, str(failure)) from failure
 
     def poll(self, call_id: str) -> Reply | None:
         """None while it waits or runs: the container never raises what the client would take for that."""

@@ -41,6 +41,8 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPILLWAY_MODAL_GPUS", "any"),
         ("SPILLWAY_MODAL_IMAGE", "registry.example/worker:latest"),
         ("SPILLWAY_MODAL_APP", "two words"),
+        ("SPILLWAY_MODAL_TOKEN_ID", "ak-test\r"),
+        ("SPILLWAY_MODAL_TOKEN_SECRET", "as-té"),
         ("SPILLWAY_WEBHOOK_SECRET", "secret"),
         ("SPILLWAY_WEBHOOK_SECRET", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("SPILLWAY_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS!"),

@@ -74,6 +74,12 @@ def no_token(box: BurstBox) -> None:
     box.bridge = box.another()
 
 
+def no_token_at_all(box: BurstBox) -> None:
+    """As a file with a line too much gives it: Modal's client cannot send it, and says so in its own way."""
+    box.place = Place("spillway", None, "ak-test", "as-test\n")
+    box.bridge = box.another()
+
+
 def used_up(box: BurstBox) -> None:
     box.server.faults = [Fault("FunctionMap", Status.RESOURCE_EXHAUSTED, "workspace budget reached")]
 
@@ -86,6 +92,7 @@ def away(box: BurstBox) -> None:
     ("fault", "said"),
     [
         (not_deployed, "modal deploy"), (wrong_token, "refuses the token"), (no_token, "SPILLWAY_MODAL_TOKEN_ID"),
+        (no_token_at_all, "ValueError"),
         (used_up, "quota or budget"), (away, "not to be reached"),
     ],
 )  # fmt: skip
