@@ -20,7 +20,7 @@ from core.media import Ffmpeg
 from core.process import begin
 from core.redis_steps import connect
 from core.settings import Settings, variable
-from dispatcher.burst.calls import CallFailed, Why
+from dispatcher.burst.calls import LOGS, CallFailed, Why
 from dispatcher.burst.moment import caps_of
 from dispatcher.burst.policy import decide
 from dispatcher.burst.tariff import dearest_per_s, paid_per_s
@@ -129,8 +129,8 @@ def _sent(settings: Settings, parts: Parts, bundle: Bundle, recordings: Mapping[
 
 
 def _give_up(settings: Settings, parts: Parts, call_id: str, seconds: float) -> None:
-    parts.bursts.post(dearest_per_s(settings.modal_gpus) * seconds)
-    print(f"burst check: no reply after {seconds:.0f} s; the call is cancelled. Modal's dashboard shows its logs", file=sys.stderr)
+    parts.bursts.post(_dearest(settings) * seconds)
+    print(f"burst check: no reply after {seconds:.0f} s; the call is cancelled. {LOGS}", file=sys.stderr)
     with suppress(CallFailed):  # it ends by its own deadline
         parts.calls.cancel(call_id)
 
@@ -140,11 +140,17 @@ def _too_dear(settings: Settings, parts: Parts) -> str | None:
     caps, (of_day_usd, of_month_usd) = caps_of(settings), parts.bursts.committed_usd()
     if of_day_usd + may_cost_usd <= caps.day_usd and of_month_usd + may_cost_usd <= caps.month_usd:
         return None
-    return f"it may cost ${may_cost_usd:.2f}, beyond a cap: ${of_day_usd:.2f} of the day and ${of_month_usd:.2f} of the month are gone"
+    gone = f"${of_day_usd:.2f} of the day and ${of_month_usd:.2f} of the month are gone"
+    of = f"{variable('burst_day_usd')}={caps.day_usd:.2f} and {variable('burst_month_usd')}={caps.month_usd:.2f}"
+    return f"it may cost ${may_cost_usd:.2f}, beyond a cap: {gone}, of {of}"
 
 
 def _may_cost_usd(settings: Settings, parts: Parts) -> float:
-    return dearest_per_s(settings.modal_gpus) * (parts.gauges.cold_start_s + parts.gauges.deadline_s(CHECK_S))
+    return _dearest(settings) * (parts.gauges.cold_start_s + parts.gauges.deadline_s(CHECK_S))
+
+
+def _dearest(settings: Settings) -> float:
+    return dearest_per_s(settings.modal_gpus)
 
 
 @contextmanager
@@ -160,8 +166,8 @@ def _sample(settings: Settings, parts: Parts) -> Iterator[tuple[Bundle, Mapping[
     if not parts.cargo.bucket:
         yield bundle, {job_id: recording}
         return
+    files.write(job.input_key, recording)
     try:
-        files.write(job.input_key, recording)
         yield bundle, {}
     finally:
         try:
@@ -184,15 +190,14 @@ def _reply(parts: Parts, call_id: str, most_s: float) -> Reply | None:
 
 
 def _judge(settings: Settings, parts: Parts, reply: Reply, seconds: float) -> int:
-    broken = reply.refusal or next((receipt.error for receipt in reply.receipts if receipt.outcome != Outcome.SUCCEEDED), None)
-    if reply.container is None or broken is not None:
-        parts.bursts.post(dearest_per_s(settings.modal_gpus) * seconds)
-        print(f"burst check: {broken.message if broken else 'the container said nothing of itself'}", file=sys.stderr)
+    about, is_done = reply.container, any(receipt.outcome == Outcome.SUCCEEDED for receipt in reply.receipts)
+    cold_s = parts.gauges.cold_start_s_of(about, seconds - reply.seconds) if about and about.bundles_before == 0 else 0.0
+    per_s, held_s = (paid_per_s(about.device, settings.modal_gpus), cold_s + reply.seconds) if about else (_dearest(settings), seconds)
+    parts.bursts.post(cost_usd := per_s * (held_s + settings.modal_scaledown_s))
+    if about is None or not is_done:
+        error = reply.refusal or next((receipt.error for receipt in reply.receipts if receipt.error), None)
+        print(f"burst check: {error.message if error else 'the container says nothing of the sample'}", file=sys.stderr)
         return 1
-    about = reply.container
-    cold_s = parts.gauges.cold_start_s_of(about, seconds - reply.seconds) if about.bundles_before == 0 else 0.0
-    cost_usd = paid_per_s(about.device, settings.modal_gpus) * (cold_s + reply.seconds + settings.modal_scaledown_s)
-    parts.bursts.post(cost_usd)
     if cold_s:
         parts.bursts.measure(cold_start_s=cold_s)
     if fault := parts.gauges.stack_fault(reply):

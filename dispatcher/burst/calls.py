@@ -20,6 +20,7 @@ ASK_TIMEOUT_S = 20.0  # a peer that takes connections and says nothing held the 
 SEND_TIMEOUT_S = 60.0
 CLOSE_S = 2.0
 SLOWEST_UPLOAD = 100_000.0  # bytes per second; slower and a burst is no help
+LOGS = "Modal's dashboard shows its logs"
 REPLY_NOT_GIVEN = "Get from url"  # so modal 1.6.4 begins what it says of a reply in its storage, which large ones go to
 MOST_HUNG = 8  # calls whose time is up and that have not come back
 
@@ -109,7 +110,7 @@ class ModalCalls:
         """Has the models brought to Modal: what was said, line by line, and an error or None."""
         fill = modal.Function.from_name(self._place.app, "fill", environment_name=self._place.environment, client=self._client)
         try:
-            return dict(self._bounded(fill.remote, timeout_s))
+            return self._bounded(lambda: dict(fill.remote()), timeout_s)
         except TimeoutError:
             raise CallFailed(
                 Why.BROKE, f"the models did not come within {timeout_s:.0f} s: run it again, it goes on where it was"
@@ -201,7 +202,7 @@ def _failure(error: Exception) -> CallFailed:
     for kinds, why, message in MEANINGS:
         if isinstance(error, kinds):
             return CallFailed(why, message)
-    return CallFailed(Why.BROKE, f"the call on Modal broke ({type(error).__name__})")
+    return CallFailed(Why.BROKE, f"the call on Modal broke ({type(error).__name__}): {LOGS}")
 
 
 known = modal.exception
@@ -212,6 +213,6 @@ MEANINGS: tuple[tuple[tuple[type[Exception], ...], Why, str], ...] = (
     ((known.ResourceExhaustedError,), Why.AWAY, "Modal's quota or budget is used up: see modal.com, Settings, Usage"),
     ((known.FunctionTimeoutError,), Why.BROKE, f"the call took longer than {variable('modal_timeout_s')}"),
     ((known.OutputExpiredError,), Why.BROKE, "Modal does not know the call any more"),
-    ((known.InternalFailure, known.RemoteError, known.ExecutionError), Why.BROKE, "the container on Modal was lost, or broke"),
+    ((known.InternalFailure, known.RemoteError, known.ExecutionError), Why.BROKE, f"the container on Modal was lost, or broke: {LOGS}"),
     ((known.Error, OSError, ClientError), Why.AWAY, "Modal is not to be reached, or not well"),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from time import monotonic
 from core.burst import Outcome, Receipt, Reply
 from core.bursts import Caps
 from core.errors import Overdue
-from dispatcher.burst.calls import CallFailed, Why
+from dispatcher.burst.calls import LOGS, CallFailed, Why
 from dispatcher.burst.flight import Flight, Landed, Recall, receipts_of
 
 DONE = (Outcome.SUCCEEDED, Outcome.FAILED)  # as a container that works ends a job
@@ -39,7 +39,7 @@ def failure_of(flight: Flight, landed: Landed) -> CallFailed | None:
     if landed.failure is not None:
         return landed.failure
     if landed.recall == Recall.OVERDUE:
-        return CallFailed(Why.BROKE, "a call on Modal did not end in its time")
+        return CallFailed(Why.BROKE, f"a call on Modal did not end in its time: {LOGS}")
     if landed.reply is None:
         return None
     if landed.reply.refusal is not None:

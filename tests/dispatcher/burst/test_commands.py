@@ -137,6 +137,7 @@ def test_check_says_that_this_box_does_not_reach_the_bucket(bucket_box: BurstBox
     cloud.faults = [gcs_server.Fault("POST /upload", 99, gcs_server.Reply(403, {}, b"no"))]
     status, _, complaint = typed("check", file_store=str(bucket_box.bucket))
     assert (status, bucket_box.server.calls, complaint.startswith("burst check: ")) == (1, {}, True)
+    assert "the sample stays in the bucket" not in complaint
     cloud.faults = []
 
 
@@ -156,18 +157,25 @@ def broken(box: BurstBox) -> None:
     box.says = ended(Outcome.BROKE, "engine_failed")
 
 
+def silent_about_it(box: BurstBox) -> None:
+    box.server.remote = lambda _: Reply(container=box.container, seconds=3).plain()
+
+
 @pytest.mark.parametrize(
     ("fault", "said", "is_paid"),
     [
         (not_deployed, "modal deploy modal_deploy.py", False), (lost, "the container on Modal was lost", True),
         (of_another_release, "modal deploy modal_deploy.py", True), (broken, "it is engine_failed", True),
+        (silent_about_it, "the container says nothing of the sample", True),
     ],
 )  # fmt: skip
 def test_check_says_what_is_wrong_and_posts_what_it_cost(box: BurstBox, typed: Any, fault: Any, said: str, is_paid: bool) -> None:
     fault(box)
     status, _, complaint = typed("check")
     assert (status, said in complaint) == (1, True), complaint
-    assert bool(box.bursts.ledger(box.bursts.today()[:7])) == is_paid
+    days = box.bursts.ledger(box.bursts.today()[:7])
+    assert bool(days) == is_paid
+    assert all(day.spent_usd > A10_PER_S * 30 for day in days if fault is not lost), "the container idles until it is let go"
 
 
 def test_a_wrong_token_is_said_and_costs_nothing(box: BurstBox, typed: Any) -> None:
@@ -186,6 +194,7 @@ def test_check_over_the_cap_sends_nothing(box: BurstBox, typed: Any) -> None:
     status, _, complaint = typed("check")
     assert (status, box.server.calls) == (1, {})
     assert re.search(r"it may cost \$0\.\d\d, beyond a cap: \$0\.99 of the day", complaint)
+    assert "of SPILLWAY_BURST_DAY_USD=1.00 and SPILLWAY_BURST_MONTH_USD=25.00" in complaint
 
 
 def test_check_gives_up_cancels_and_posts(box: BurstBox, typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +223,11 @@ def test_setup_that_fails_says_why(box: BurstBox, typed: Any) -> None:
     box.server.remote = lambda _: {"said": [], "error": "the hub does not answer"}
     status, _, complaint = typed("setup")
     assert (status, complaint) == (1, "burst setup: the hub does not answer\n")
+
+
+def test_setup_by_a_function_that_is_not_ours_says_so(box: BurstBox, typed: Any) -> None:
+    box.server.remote = lambda _: None
+    assert typed("setup")[2] == "burst setup: the call on Modal broke (TypeError): Modal's dashboard shows its logs\n"
 
 
 def test_check_shows_that_the_box_has_other_models(box: BurstBox, typed: Any) -> None:
