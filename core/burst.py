@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from core.job import JobFailure, JobOptions, Stage
 from core.transcript import Notice
 
-CONTRACT = 1  # raised by every change here: a dispatcher and a deployment that differ in it do not work together
+CONTRACT = 2  # raised by every change here: a dispatcher and a deployment that differ in it do not work together
 REVOKED = b"taken back"  # written over an attempt's claim, it ends that job in its container, alone
 CONTAINER_CORES, CONTAINER_GIB = 4.0, 16  # for decoding, and for a large model on its way to the GPU: asked for, and paid
 DEPLOY = "modal deploy modal_deploy.py"
@@ -75,7 +75,6 @@ class Receipt(Value):
     products: dict[Stage, str] = Field(default_factory=dict)  # their keys, of this attempt
     product_sha256: dict[Stage, str] = Field(default_factory=dict)
     seconds: Seconds = 0.0  # it took, beside the others of its bundle
-    gpu_s: Seconds = 0.0  # its share of the bundle's time, by audio: all shares together are that time
 
 
 class Stack(Value):

@@ -87,7 +87,6 @@ class BundleRunner:
 
     def run(self, jobs: Sequence[BundleJob], exchange: Exchange, *, deadline_s: float) -> tuple[Receipt, ...]:
         """One receipt for each job, in their order, at the latest a while after the deadline. Raises nothing."""
-        begun = monotonic()
         attempts = [Attempt(job, exchange) for job in jobs]
         waiting: SimpleQueue[Attempt] = SimpleQueue()
         for attempt in attempts:
@@ -101,7 +100,7 @@ class BundleRunner:
             self._await(attempts, deadline_s)
         finally:
             over.set()
-        return _with_shares([self._receipt(attempt) for attempt in attempts], jobs, monotonic() - begun)
+        return tuple(self._receipt(attempt) for attempt in attempts)
 
     def _work_through(self, waiting: SimpleQueue[Attempt]) -> None:
         while True:
@@ -173,11 +172,3 @@ def _done(job: BundleJob, said: Mapping[str, Any], outcome: Outcome = Outcome.SU
 
 def _ended(job: BundleJob, outcome: Outcome, error: JobFailure | None = None) -> Receipt:
     return Receipt(job_id=job.id, attempt=job.attempt, outcome=outcome, error=error)
-
-
-def _with_shares(receipts: Sequence[Receipt], jobs: Sequence[BundleJob], seconds: float) -> tuple[Receipt, ...]:
-    """The time that the bundle held the GPU, shared by audio."""
-    audio_s = sum(job.work_s for job in jobs) or 1.0
-    return tuple(
-        receipt.model_copy(update={"gpu_s": round(seconds * job.work_s / audio_s, 3)}) for receipt, job in zip(receipts, jobs, strict=True)
-    )

@@ -12,7 +12,7 @@ from core.transcript import Notice
 BUNDLE = Bundle(deadline_s=60, jobs=(BundleJob(id="a", attempt=1, options=JobOptions(language="de", metadata={"n": [1]}), duration_s=2.5),))
 REPLY = Reply(
     receipts=(
-        Receipt(job_id="a", attempt=1, outcome=Outcome.SUCCEEDED, transcript="{}", warnings=(Notice(code="c", message="m"),), gpu_s=1.5),
+        Receipt(job_id="a", attempt=1, outcome=Outcome.SUCCEEDED, transcript="{}", warnings=(Notice(code="c", message="m"),), seconds=1.5),
         Receipt(job_id="b", attempt=2, outcome=Outcome.BROKE, error=JobFailure(code="engine_failed", message="m")),
     ),
     container=Container(device="L4", stack=Stack(lock_sha256="l", models_sha256="m"), cold_start_s=20.0, bundles_before=0),

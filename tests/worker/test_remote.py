@@ -240,13 +240,3 @@ def test_a_process_whose_recordings_are_gone_is_fit(exchange: Exchange) -> None:
     receipts = runner.run(jobs(*(str(number) for number in range(MOST_BROKEN + 1))), exchange, deadline_s=5)
     assert {(receipt.outcome, receipt.error and receipt.error.code) for receipt in receipts} == {(Outcome.BROKE, "input_lost")}
     assert runner.is_fit
-
-
-def test_the_gpus_time_is_shared_by_audio(exchange: Exchange) -> None:
-    def transcribe(work: Work) -> Transcript:
-        threading.Event().wait(0.2)
-        return transcript(work)
-
-    long, short = run(transcribe, exchange, [*jobs("long", duration_s=30.0), *jobs("short", duration_s=10.0)])
-    assert long.gpu_s == pytest.approx(3 * short.gpu_s, rel=0.02)
-    assert long.gpu_s + short.gpu_s >= 0.2
