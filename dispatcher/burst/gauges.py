@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from core.burst import DEPLOY, Container, Outcome, Reply, Stack
 from core.bursts import Bursts
+from core.settings import variable
 from dispatcher.burst.flight import Flight, receipts_of
 
 COLD_START_S = 60.0  # assumed: import, models from a Volume; `python -m dispatcher.burst check` measures it
@@ -62,4 +63,9 @@ class Gauges:
         own = self._own_stacks()
         if reply.container is None or not own or reply.container.stack in own:
             return None
-        return f"the packages or models on Modal are not this box's: run `{DEPLOY}`, then `python -m dispatcher.burst setup`"
+        deploy = f"run `{DEPLOY}`, then `python -m dispatcher.burst setup`"
+        if reply.container.stack.lock_sha256 not in {stack.lock_sha256 for stack in own}:
+            return f"the packages on Modal are not this box's: {deploy}; a box with another torch needs {variable('modal_image')}"
+        return (
+            f"the models on Modal are not this box's: {deploy}; a box with {variable('hf_token')} needs {variable('modal_hf_secret')} too"
+        )

@@ -230,9 +230,17 @@ def test_setup_by_a_function_that_is_not_ours_says_so(box: BurstBox, typed: Any)
     assert typed("setup")[2] == "burst setup: the call on Modal broke (TypeError): Modal's dashboard shows its logs\n"
 
 
-def test_check_shows_that_the_box_has_other_models(box: BurstBox, typed: Any) -> None:
-    report = WorkerReport("gpu0", True, "", "cuda", "large-v2", lock_sha256="9" * 64, models_sha256="8" * 64)
+@pytest.mark.parametrize(
+    ("lock", "models", "said"),
+    [
+        ("1", "8", "the models on Modal are not this box's: .*SPILLWAY_HF_TOKEN needs SPILLWAY_MODAL_HF_SECRET"),
+        ("9", "2", "the packages on Modal are not this box's: .*another torch needs SPILLWAY_MODAL_IMAGE"),
+    ],
+)
+def test_check_shows_that_the_box_has_another_stack(box: BurstBox, typed: Any, lock: str, models: str, said: str) -> None:
+    report = WorkerReport("gpu0", True, "", "cuda", "large-v2", lock_sha256=lock * 64, models_sha256=models * 64)
     box.store.report_worker(report, ttl_s=60)
     status, _, complaint = typed("check")
     assert status == 1
-    assert "the packages or models on Modal are not this box's" in complaint
+    assert re.search(said, complaint)
+    assert "run `modal deploy modal_deploy.py`, then `python -m dispatcher.burst setup`" in complaint
