@@ -73,7 +73,7 @@ def told(settings: Settings, view: View, decision: Decision, outlook: BurstOutlo
     switch = "on" if settings.burst else f"off ({variable('burst')}=true switches them on)"
     lines = [
         f"bursts are {switch}; target wait {settings.target_wait_s:.0f} s",
-        f"queue: {len(view.pending)} jobs, {sum(job.audio_s for job in view.pending):.0f} s of audio",
+        f"queue: {len(view.pending)} jobs, {sum(job.audio_s for job in view.pending):.0f} s of audio{_of_those_that_stay(view)}",
         f"here: {len(view.local.gpus)} fit workers, " + ("speed not measured yet" if speed is None else f"{speed:.1f}x real time each"),
         f"Modal: cold start {cloud.cold_start_s:.0f} s, {cloud.real_time_factor:.1f}x real time, {len(cloud.calls)} calls under way",
         f"money: ${view.budget.today_dollars:.2f} left today, ${view.budget.month_dollars:.2f} this month",
@@ -83,6 +83,11 @@ def told(settings: Settings, view: View, decision: Decision, outlook: BurstOutlo
         *decision.why,
     ]
     return lines if decision.bundles or decision.take_back else [*lines, "nothing would be burst now"]
+
+
+def _of_those_that_stay(view: View) -> str:
+    count = sum(job.is_local_only or job.is_suspect for job in view.pending)
+    return f"; {count} of them never leave: local_only, tried before, or too long for one call" if count else ""
 
 
 def _of_bundle(bundle: ToSend) -> str:

@@ -65,6 +65,14 @@ def test_plan_of_an_empty_queue_and_of_a_late_one(box: BurstBox, typed: Any) -> 
     assert "a container is early enough in" in said or "too little work" in said
 
 
+def test_plan_says_what_never_leaves(box: BurstBox, typed: Any) -> None:
+    box.box.submit(duration_s=1800)
+    box.box.submit(duration_s=10, local_only=True)
+    said = typed("plan", target_wait_s="0", modal_timeout_s="60")[1]
+    assert "queue: 2 jobs, 1810 s of audio; 2 of them never leave: local_only, tried before, or too long for one call" in said
+    assert said.endswith("nothing would be burst now\n")
+
+
 def test_plan_counts_what_the_dispatcher_has_under_way(box: BurstBox, typed: Any) -> None:
     box.server.conducts = [Conduct(ends=threading.Event())]
     box.begin(box.box.submit())
