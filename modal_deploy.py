@@ -61,10 +61,9 @@ def secret(name: str | None, *keys: str) -> modal.Secret | None:
         try:
             found.hydrate()
         except (modal.exception.NotFoundError, modal.exception.InvalidError) as error:
-            command = " ".join(["modal secret create", name, *(f"{key}=…" for key in keys or ("KEY",))])
+            wanted = keys or ("REGISTRY_USERNAME", "REGISTRY_PASSWORD")  # as most registries take them
+            command = " ".join(["modal secret create", name, *(f"{key}=…" for key in wanted)])
             sys.exit(f"Modal has no Secret {' with '.join([name, *keys])} ({error}): make it,\n  {command}")
-        except modal.exception.Error as error:  # a token that is missing or wrong, mostly
-            sys.exit(f"Modal cannot be asked for the Secret {name} ({error}): see the token, {TOKEN}")
     return found
 
 
@@ -92,8 +91,13 @@ def pushed_image(digest: str) -> modal.Image:
     return modal.Image.from_registry(digest, secret=secret(settings.modal_registry_secret)).entrypoint([])
 
 
-image = pushed_image(settings.modal_image) if settings.modal_image else built_image()
 volume = modal.Volume.from_name(settings.modal_volume, create_if_missing=True, environment_name=settings.modal_environment)
+if modal.is_local():
+    try:
+        volume.hydrate()
+    except modal.exception.Error as error:  # a token that is missing or wrong, mostly
+        sys.exit(f"Modal gives no Volume {settings.modal_volume} ({error}): see the token, {TOKEN}, and SPILLWAY_MODAL_ENVIRONMENT")
+image = pushed_image(settings.modal_image) if settings.modal_image else built_image()
 bucket_key = secret(settings.modal_gcs_secret, "SPILLWAY_GCS_CREDENTIALS")
 hub_token = secret(settings.modal_hf_secret, "SPILLWAY_HF_TOKEN")
 app = modal.App(settings.modal_app, image=image)

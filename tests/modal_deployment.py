@@ -68,7 +68,7 @@ class DeployableServer(ModalServer):
 
     def SecretGetOrCreate(self, request: api_pb2.SecretGetOrCreateRequest) -> api_pb2.SecretGetOrCreateResponse:
         name = request.deployment_name
-        if name and not set(request.required_keys) <= self.named_secrets.get(name, set()):
+        if name and (name not in self.named_secrets or not set(request.required_keys) <= self.named_secrets[name]):
             raise GRPCError(Status.NOT_FOUND, f"Secret '{name}' not found in environment '{ENVIRONMENT}'")
         secret_id = f"st-{name}" if name else f"st-{len(self.deployment.secrets) + 1}"
         self.deployment.secrets[secret_id] = dict(request.env_dict)

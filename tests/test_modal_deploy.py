@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 from tests.modal_deployment import DeployableServer, Deployment, checkout_of, deploy, deployed
 
 CONTENTS = ("core", "worker")
+DIGEST = f"registry.example/worker@sha256:{'0' * 64}"
 
 
 SETTINGS = {"SPILLWAY_MODAL_TIMEOUT_S": "1800", "SPILLWAY_ASR_MODEL": "large-v3", "SPILLWAY_ALIGN_LANGUAGES": "en,de"}
@@ -104,20 +105,37 @@ def test_the_secrets_are_the_accounts_own_by_name(server: DeployableServer, chec
     assert named == {"Transcriber.*": {"st-gcs"}, "fill": {"st-hub"}}
 
 
-def test_a_missing_secret_is_named_with_the_command_that_makes_it(server: DeployableServer, checkout: Path) -> None:
-    done = deploy(server, checkout, SPILLWAY_MODAL_HF_SECRET="hub")
+@pytest.mark.parametrize(
+    ("settings", "missing", "keys"),
+    [
+        ({"SPILLWAY_MODAL_HF_SECRET": "hub"}, "hub with SPILLWAY_HF_TOKEN", "SPILLWAY_HF_TOKEN=…"),
+        (
+            {"SPILLWAY_MODAL_IMAGE": DIGEST, "SPILLWAY_MODAL_REGISTRY_SECRET": "hub"},
+            "hub (Secret 'hub' not found",
+            "REGISTRY_USERNAME=… REGISTRY_PASSWORD=…",
+        ),
+    ],
+)
+def test_a_missing_secret_is_named_with_the_command_that_makes_it(
+    server: DeployableServer, checkout: Path, settings: dict[str, str], missing: str, keys: str
+) -> None:
+    done = deploy(server, checkout, **settings)
     assert done.returncode != 0
-    assert "Modal has no Secret hub with SPILLWAY_HF_TOKEN" in done.stderr
-    assert "modal secret create hub SPILLWAY_HF_TOKEN=…" in done.stderr
+    assert f"Modal has no Secret {missing}" in done.stderr
+    assert f"modal secret create hub {keys}" in done.stderr
     assert "Traceback" not in done.stderr
     assert not server.deployment.is_published
 
 
-def test_a_wrong_token_is_said_in_a_line(server: DeployableServer, checkout: Path) -> None:
-    done = deploy(server, checkout, SPILLWAY_MODAL_HF_SECRET="hub", MODAL_TOKEN_SECRET="as-other")
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [({"MODAL_TOKEN_SECRET": "as-other"}, "Token ID not found"), ({"MODAL_TOKEN_ID": "", "MODAL_TOKEN_SECRET": ""}, "Token missing")],
+)
+def test_a_wrong_token_is_said_in_a_line(server: DeployableServer, checkout: Path, token: dict[str, str], said: str) -> None:
+    done = deploy(server, checkout, **token)
     assert done.returncode != 0
-    assert "Token ID not found" in done.stderr
-    assert "SPILLWAY_MODAL_TOKEN_ID" in done.stderr
+    assert said in done.stderr
+    assert "see the token, SPILLWAY_MODAL_TOKEN_ID and SPILLWAY_MODAL_TOKEN_SECRET in .env" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -140,9 +158,8 @@ def test_what_cannot_work_is_refused_before_anything_is_sent(
 
 def test_a_pushed_image_is_taken_by_its_digest_as_it_is(server: DeployableServer, checkout: Path) -> None:
     server.named_secrets = {"registry": {"REGISTRY_USERNAME", "REGISTRY_PASSWORD"}}
-    digest = f"registry.example/worker@sha256:{'0' * 64}"
-    found = deployed(server, checkout, SPILLWAY_MODAL_IMAGE=digest, SPILLWAY_MODAL_REGISTRY_SECRET="registry")
-    assert f"FROM {digest}" in {line for image in found.images for line in image.dockerfile_commands}
+    found = deployed(server, checkout, SPILLWAY_MODAL_IMAGE=DIGEST, SPILLWAY_MODAL_REGISTRY_SECRET="registry")
+    assert f"FROM {DIGEST}" in {line for image in found.images for line in image.dockerfile_commands}
     assert {name for files in found.mounts.values() for name in files} == {"/root/modal_deploy.py"}
 
 

@@ -65,7 +65,5 @@ class Gauges:
             return None
         deploy = f"run `{DEPLOY}`, then `python -m dispatcher.burst setup`"
         if reply.container.stack.lock_sha256 not in {stack.lock_sha256 for stack in own}:
-            return f"the packages on Modal are not this box's: {deploy}; a box with another torch needs {variable('modal_image')}"
-        return (
-            f"the models on Modal are not this box's: {deploy}; a box with {variable('hf_token')} needs {variable('modal_hf_secret')} too"
-        )
+            return f"the packages on Modal are not this box's: {deploy}; one with another torch needs {variable('modal_image')}"
+        return f"the models on Modal are not this box's: {deploy}; one with {variable('hf_token')} needs {variable('modal_hf_secret')} too"
