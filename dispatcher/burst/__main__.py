@@ -94,16 +94,22 @@ def _of_bundle(bundle: ToSend) -> str:
     return f"burst: {len(bundle.job_ids)} jobs, {bundle.audio_s:.0f} s of audio, up to ${bundle.reserve_dollars:.4f}: {bundle.why}"
 
 
-def setup(_: Settings, parts: Parts) -> int:
+def setup(settings: Settings, parts: Parts) -> int:
     print("bringing the models to Modal; the first time takes as long as their download", flush=True)
     filled = parts.calls.fill_volume(FILL_S)
     for line in filled.get("said", ()):
         print(line)
     if filled.get("error"):
-        print(f"burst setup: {filled['error']}", file=sys.stderr)
+        print(f"burst setup: {filled['error']}{_as_a_secret(settings, filled['error'])}", file=sys.stderr)
         return 1
     print("the models are on Modal; next: python -m dispatcher.burst check")
     return 0
+
+
+def _as_a_secret(settings: Settings, error: str) -> str:
+    if settings.modal_hf_secret or variable("hf_token") not in error:
+        return ""
+    return f" (on Modal by a Secret that {variable('modal_hf_secret')} names; then deploy again)"
 
 
 def check(settings: Settings, parts: Parts) -> int:

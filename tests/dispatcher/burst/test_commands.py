@@ -233,6 +233,12 @@ def test_setup_that_fails_says_why(box: BurstBox, typed: Any) -> None:
     assert (status, complaint) == (1, "burst setup: the hub does not answer\n")
 
 
+def test_setup_that_needs_a_token_says_how_it_comes_to_modal(box: BurstBox, typed: Any) -> None:
+    box.server.remote = lambda _: {"said": [], "error": "it is gated: set SPILLWAY_HF_TOKEN"}
+    assert "set SPILLWAY_HF_TOKEN (on Modal by a Secret that SPILLWAY_MODAL_HF_SECRET names; then deploy again)" in typed("setup")[2]
+    assert "on Modal by a Secret" not in typed("setup", modal_hf_secret="hub")[2]
+
+
 def test_setup_by_a_function_that_is_not_ours_says_so(box: BurstBox, typed: Any) -> None:
     box.server.remote = lambda _: None
     assert typed("setup")[2] == "burst setup: the call on Modal broke (TypeError): Modal's dashboard shows its logs\n"
@@ -241,8 +247,8 @@ def test_setup_by_a_function_that_is_not_ours_says_so(box: BurstBox, typed: Any)
 @pytest.mark.parametrize(
     ("lock", "models", "said"),
     [
-        ("1", "8", "the models on Modal are not this box's: .*SPILLWAY_HF_TOKEN needs SPILLWAY_MODAL_HF_SECRET"),
-        ("9", "2", "the packages on Modal are not this box's: .*another torch needs SPILLWAY_MODAL_IMAGE"),
+        ("1", "8", "the models on Modal are not this box's: .*one with SPILLWAY_HF_TOKEN needs SPILLWAY_MODAL_HF_SECRET"),
+        ("9", "2", "the packages on Modal are not this box's: .*one with another torch needs SPILLWAY_MODAL_IMAGE"),
     ],
 )
 def test_check_shows_that_the_box_has_another_stack(box: BurstBox, typed: Any, lock: str, models: str, said: str) -> None:
