@@ -160,6 +160,13 @@ def _may_cost_usd(settings: Settings, parts: Parts) -> float:
     return _dearest(settings) * (parts.gauges.cold_start_s + parts.gauges.deadline_s(CHECK_S))
 
 
+def _cost_usd(settings: Settings, reply: Reply, *, cold_s: float, waited_s: float) -> float:
+    per_s, held_s = _dearest(settings), waited_s  # as far as is known of a container that says nothing of itself
+    if reply.container is not None:
+        per_s, held_s = paid_per_s(reply.container.device, settings.modal_gpus), cold_s + reply.seconds
+    return per_s * (held_s + settings.modal_scaledown_s)
+
+
 def _dearest(settings: Settings) -> float:
     return dearest_per_s(settings.modal_gpus)
 
@@ -203,11 +210,10 @@ def _reply(parts: Parts, call_id: str, most_s: float) -> Reply | None:
 def _judge(settings: Settings, parts: Parts, reply: Reply, seconds: float) -> int:
     about, is_done = reply.container, any(receipt.outcome == Outcome.SUCCEEDED for receipt in reply.receipts)
     cold_s = parts.gauges.cold_start_s_of(about, seconds - reply.seconds) if about and about.bundles_before == 0 else 0.0
-    per_s, held_s = (paid_per_s(about.device, settings.modal_gpus), cold_s + reply.seconds) if about else (_dearest(settings), seconds)
-    parts.bursts.post(cost_usd := per_s * (held_s + settings.modal_scaledown_s))
+    parts.bursts.post(cost_usd := _cost_usd(settings, reply, cold_s=cold_s, waited_s=seconds))
     if about is None or not is_done:
-        error = reply.refusal or next((receipt.error for receipt in reply.receipts if receipt.error), None)
-        print(f"burst check: {error.message if error else 'the container says nothing of the sample'}", file=sys.stderr)
+        said = next((receipt.error.message for receipt in reply.receipts if receipt.error), "nothing of the sample")
+        print(f"burst check: {reply.refusal.message if reply.refusal else f'the container says: {said}'}", file=sys.stderr)
         return 1
     if cold_s:
         parts.bursts.measure(cold_start_s=cold_s)

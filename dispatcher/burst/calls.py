@@ -209,7 +209,11 @@ known = modal.exception
 MEANINGS: tuple[tuple[tuple[type[Exception], ...], Why, str], ...] = (
     ((known.NotFoundError,), Why.REFUSED, f"the app is not deployed on Modal, or an older one is: `{DEPLOY}`"),
     ((known.AuthError, known.PermissionDeniedError), Why.REFUSED, "Modal refuses the token: make a new one (modal.com, Settings)"),
-    ((known.VersionError, known.InvalidError, known.RequestSizeError), Why.REFUSED, "Modal refuses the call as it is made"),
+    (
+        (known.VersionError, known.InvalidError, known.RequestSizeError),
+        Why.REFUSED,
+        f"Modal refuses the call as it is made: update Spillway if there is a newer release, then `{DEPLOY}`",
+    ),
     ((known.ResourceExhaustedError,), Why.AWAY, "Modal's quota or budget is used up: see modal.com, Settings, Usage"),
     ((known.FunctionTimeoutError,), Why.BROKE, f"the call took longer than {variable('modal_timeout_s')}"),
     ((known.OutputExpiredError,), Why.BROKE, "Modal does not know the call any more"),

@@ -84,6 +84,10 @@ def used_up(box: BurstBox) -> None:
     box.server.faults = [Fault("FunctionMap", Status.RESOURCE_EXHAUSTED, "workspace budget reached")]
 
 
+def refused_as_it_is(box: BurstBox) -> None:
+    box.server.faults = [Fault("FunctionGet", Status.FAILED_PRECONDITION, "no")]
+
+
 def away(box: BurstBox) -> None:
     box.server.faults = [Fault("FunctionMap", Status.UNAVAILABLE, "gone", times=100)]
 
@@ -93,7 +97,7 @@ def away(box: BurstBox) -> None:
     [
         (not_deployed, "modal deploy"), (wrong_token, "refuses the token"), (no_token, "SPILLWAY_MODAL_TOKEN_ID"),
         (no_token_at_all, "ValueError"),
-        (used_up, "quota or budget"), (away, "not to be reached"),
+        (used_up, "quota or budget"), (refused_as_it_is, "update Spillway"), (away, "not to be reached"),
     ],
 )  # fmt: skip
 def test_a_call_that_modal_does_not_take_costs_nothing_and_is_no_fault_of_its_jobs(

@@ -173,8 +173,8 @@ def silent_about_it(box: BurstBox) -> None:
     ("fault", "said", "is_paid"),
     [
         (not_deployed, "modal deploy modal_deploy.py", False), (lost, "the container on Modal was lost", True),
-        (of_another_release, "modal deploy modal_deploy.py", True), (broken, "it is engine_failed", True),
-        (silent_about_it, "the container says nothing of the sample", True),
+        (of_another_release, "modal deploy modal_deploy.py", True), (broken, "the container says: it is engine_failed", True),
+        (silent_about_it, "the container says: nothing of the sample", True),
     ],
 )  # fmt: skip
 def test_check_says_what_is_wrong_and_posts_what_it_cost(box: BurstBox, typed: Any, fault: Any, said: str, is_paid: bool) -> None:
