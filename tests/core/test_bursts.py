@@ -2,11 +2,12 @@
 
 import threading
 import time
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 
-from core.bursts import Burst, Bursts, Caps, OverCap
+from core.bursts import Burst, Bursts, Caps, DayOfLedger, OverCap
 from core.job import Job, JobState, Priority
 from core.job_store import JobStore, Runner
 from core.redis_steps import RedisClient
@@ -136,6 +137,21 @@ def test_a_burst_is_settled_once_at_its_true_cost(store: JobStore, bursts: Burst
 def test_a_burst_whose_cost_nobody_knows_costs_what_was_reserved(store: JobStore, bursts: Bursts) -> None:
     bursts.settle(intend(bursts, submit(store)).id, cost_usd=None)
     assert today(bursts) == (0.1, 0)
+
+
+@pytest.mark.parametrize(("day", "of_month"), [("2026-11-24", 0.9), ("2027-01-01", 0.0)])
+def test_a_call_over_midnight_belongs_to_the_day_on_which_it_began(
+    store: JobStore, bursts: Bursts, monkeypatch: pytest.MonkeyPatch, day: str, of_month: float
+) -> None:
+    midnight = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    monkeypatch.setattr(store, "clock_s", lambda: midnight.timestamp() - 1)
+    before, over_midnight = bursts.today(), intend(bursts, submit(store), reserve_usd=0.9)
+    monkeypatch.setattr(store, "clock_s", midnight.timestamp)
+    assert (bursts.today(), bursts.committed_usd()) == (day, (0, of_month))
+    intend(bursts, submit(store), reserve_usd=0.8)
+    bursts.settle(over_midnight.id, cost_usd=0.4)
+    assert DayOfLedger(before, spent_usd=0.4, reserved_usd=0, calls=1, jobs=1) in bursts.ledger(before[:7])
+    assert DayOfLedger(day, spent_usd=0, reserved_usd=0.8, calls=1, jobs=1) in bursts.ledger(day[:7])
 
 
 def test_bursts_under_way_are_found_by_whoever_comes_after(store: JobStore, bursts: Bursts, redis: RedisClient) -> None:
