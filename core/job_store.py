@@ -330,10 +330,13 @@ class JobStore:
     def _older_than(self, listing: str, job_id: str | None, most: int) -> list[str]:
         """Ids, newest first. Raises `JobNotFound`."""
         with redis_away():
-            rank = -1 if job_id is None else self._redis.zrevrank(listing, job_id)
-            if rank is None:
-                raise _not_found(str(job_id))
-            return list(self._redis.zrevrange(listing, rank + 1, rank + most))
+            if job_id is None:
+                return list(self._redis.zrevrange(listing, 0, most - 1))
+            while (rank := self._redis.zrevrank(listing, job_id)) is not None:
+                found = list(self._redis.zrevrange(listing, rank, rank + most))
+                if found[:1] == [job_id]:  # else jobs came or went since it was asked where this one stands
+                    return found[1:]
+        raise _not_found(job_id)
 
     def _readable(self, ids: Sequence[str], state: JobState | None) -> Iterator[Job]:
         for fields in self._records(ids, state):

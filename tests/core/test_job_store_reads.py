@@ -2,6 +2,9 @@
 
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -65,6 +68,31 @@ def test_a_page_behind_a_deleted_job_is_refused_not_begun_again(store: JobStore,
     redis.zrem("spillway:jobs", job.id)  # what a page sees that a delete overtakes
     with pytest.raises(JobNotFound):
         store.page(before=job.id)
+
+
+class Interrupted:
+    """Redis, with something that happens right after it has said where a job stands."""
+
+    def __init__(self, redis: RedisClient, happens: Callable[[], object]) -> None:
+        self._redis, self._happens = redis, iter([happens])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    def zrevrank(self, *arguments: Any) -> Any:
+        rank = self._redis.zrevrank(*arguments)
+        next(self._happens, lambda: None)()
+        return rank
+
+
+@pytest.mark.parametrize("change", ["a job comes", "a newer one is deleted"])
+def test_a_page_skips_and_repeats_no_job_when_others_come_and_go(store: JobStore, redis: RedisClient, change: str) -> None:
+    for _ in range(5):
+        submit(store)
+    newest, *rest = (job.id for job in store.page())
+    happens = partial(submit, store) if change == "a job comes" else partial(store.delete, newest)
+    page = JobStore(Interrupted(redis, happens)).page(before=rest[0])
+    assert [job.id for job in page if job.id in (newest, *rest)] == rest[1:]  # one of the same millisecond may come behind
 
 
 def test_a_page_may_be_of_one_api_key(store: JobStore) -> None:
