@@ -37,6 +37,7 @@ class JobView(BaseModel):
     attempt: int = Field(description="Raised by every start.")
     runner: Literal["local", "modal"] | None = Field(description="Where its last attempt runs or ran; null before the first.")
     losses: int = Field(description="Runners that died with it.")
+    cancel_requested: bool = Field(description="Cancelled while it ran: its runner lets go of it within seconds.")
     queue_position: int | None = Field(
         description="Jobs before it, as far as can be told; null while its source is fetched and once it does not wait."
     )
@@ -155,7 +156,7 @@ class Outlook:
         return self._read
 
 
-COPIED = {"id", "state", "stage", "progress", "attempt", "losses", "filename"}
+COPIED = {"id", "state", "stage", "progress", "attempt", "losses", "cancel_requested", "filename"}
 
 
 def awaited(workers: tuple[WorkerReport, ...]) -> WaitingFor:

@@ -193,6 +193,7 @@ def test_cancelling_a_running_job_is_under_way(box: Box) -> None:
 
 def test_cancelling_an_ended_job_changes_nothing(box: Box) -> None:
     response = box.http.post(f"/v1/jobs/{succeeded(box)}/cancel")
+    assert response.get_json()["cancel_requested"]
     assert (response.status_code, response.get_json()["state"]) == (200, "succeeded")
 
 
