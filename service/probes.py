@@ -32,7 +32,7 @@ class ModelsState(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Models(BaseModel):
+class ModelsReadiness(BaseModel):
     state: ModelsState = Field(
         description="Of the workers' models. `missing`: `GET /v1/queue` says what to do; `unknown`: no worker has said. Jobs may come."
     )
@@ -43,7 +43,7 @@ class Models(BaseModel):
 class Readiness(BaseModel):
     ready: bool
     reasons: list[str] = Field(description="Why jobs cannot be accepted; empty when they can.")
-    models: Models
+    models: ModelsReadiness
 
 
 @api.get("/healthz", summary="Is the process alive", openapi_extensions=NO_KEY, responses={200: Health})
@@ -59,22 +59,22 @@ def readyz() -> Response:
     return answer(ready, 503 if reasons else 200)
 
 
-def _look_at(jobs: JobStore) -> tuple[str | None, Models]:
+def _look_at(jobs: JobStore) -> tuple[str | None, ModelsReadiness]:
     """Why Redis takes no jobs, and what its workers say; a Redis that is frozen is asked once, since asking takes 2 s."""
     fault = jobs.fault()
     if fault:
-        return fault, Models(state=ModelsState.UNKNOWN)
+        return fault, ModelsReadiness(state=ModelsState.UNKNOWN)
     try:
         return None, _models(jobs.workers())
     except StoreUnavailable:  # it went away after all
-        return "Redis does not answer", Models(state=ModelsState.UNKNOWN)
+        return "Redis does not answer", ModelsReadiness(state=ModelsState.UNKNOWN)
 
 
-def _models(workers: tuple[WorkerReport, ...]) -> Models:
+def _models(workers: tuple[WorkerReport, ...]) -> ModelsReadiness:
     state, download = _models_state(workers), download_of(workers)
     if state != ModelsState.DOWNLOADING or download is None:
-        return Models(state=state)
-    return Models(state=state, done_bytes=download.done_bytes, total_bytes=download.total_bytes)
+        return ModelsReadiness(state=state)
+    return ModelsReadiness(state=state, done_bytes=download.done_bytes, total_bytes=download.total_bytes)
 
 
 def _models_state(workers: tuple[WorkerReport, ...]) -> ModelsState:

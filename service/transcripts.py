@@ -1,9 +1,12 @@
 """/v1/jobs/{id}/transcript: the canonical JSON, and every format rendered from it on read."""
 
 import time
+from typing import cast
 
 from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.media_type import MediaType
+from flask_openapi3.models.schema import Schema
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +25,7 @@ from service.views import answer
 
 api = APIBlueprint("transcripts", __name__, abp_tags=[Tag(name="transcripts")], abp_responses=RESPONSES)
 URL_EXPIRES_S = 600.0
+TEXTS = {MEDIA_TYPES[form].partition(";")[0]: MediaType(schema=Schema(type="string")) for form in Format if form != Format.JSON}
 REASONS = {
     JobState.QUEUED: "the job waits in the queue: ask again when its state is succeeded",
     JobState.RUNNING: "the job is running: ask again when its state is succeeded",
@@ -35,12 +39,18 @@ class FormatQuery(BaseModel):
     format: Format = Field(Format.JSON, description="json, txt, srt, vtt, tsv or rttm.")
 
 
+class TranscriptView(Transcript):
+    """Beside its JSON the documentation names the other formats."""
+
+    model_config = cast(ConfigDict, {"title": "Transcript", "openapi_extra": {"content": TEXTS}})
+
+
 class SignedTranscript(BaseModel):
     url: str = Field(description="Opens the transcript to whoever has it, until then.")
     expires_at: str
 
 
-@api.get("/v1/jobs/<job_id>/transcript", summary="Read the transcript", responses={200: Transcript})
+@api.get("/v1/jobs/<job_id>/transcript", summary="Read the transcript", responses={200: TranscriptView})
 def get_transcript(path: JobPath, query: FormatQuery) -> Response:
     job = visible_job(path.job_id)
     content = _kept(job)

@@ -12,7 +12,11 @@ from flask import Flask
 from core.file_store import result_key
 from core.job import JobFailure, Stage
 from core.job_store import Beat, Kept, Runner
+from core.render import MEDIA_TYPES
+from core.transcript import Transcript
 from core.worker_reports import Download, WorkerReport, WorkerState
+from service.probes import Readiness
+from service.views import JobPage, QueueView
 from tests.conftest import RedisServer
 from tests.service.box import TRANSCRIPT, Box, commit
 
@@ -189,11 +193,11 @@ def test_cancelling_a_running_job_is_under_way(box: Box) -> None:
     box.claim()
     response = box.http.post(f"/v1/jobs/{job_id}/cancel")
     assert (response.status_code, response.get_json()["state"]) == (202, "running")
+    assert response.get_json()["cancel_requested"]
 
 
 def test_cancelling_an_ended_job_changes_nothing(box: Box) -> None:
     response = box.http.post(f"/v1/jobs/{succeeded(box)}/cancel")
-    assert response.get_json()["cancel_requested"]
     assert (response.status_code, response.get_json()["state"]) == (200, "succeeded")
 
 
@@ -303,6 +307,20 @@ def test_every_route_of_the_api_is_documented(box: Box) -> None:
     for path in described.values():
         for operation in path.values():
             assert "application/problem+json" in operation["responses"]["422"]["content"]
+
+
+def test_no_two_shapes_of_the_documentation_share_a_name(box: Box) -> None:
+    api = box.http.get("/openapi.json").get_json()["components"]["schemas"]
+    shapes = {kind.__name__: kind.model_json_schema(mode="serialization") for kind in (Transcript, Readiness, QueueView, JobPage)}
+    for shape in shapes.values():
+        for name, described in shape["$defs"].items():
+            assert set(api[name].get("properties", ())) == set(described.get("properties", ())), name
+
+
+def test_every_format_of_a_transcript_is_documented(box: Box) -> None:
+    operation = box.http.get("/openapi.json").get_json()["paths"]["/v1/jobs/{job_id}/transcript"]["get"]
+    assert set(operation["responses"]["200"]["content"]) == {given.partition(";")[0] for given in MEDIA_TYPES.values()}
+    assert operation["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Transcript"}
 
 
 @pytest.fixture
