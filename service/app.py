@@ -1,7 +1,9 @@
 """The application: routes and errors around the collaborators that it is given."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
+from flask.json.provider import DefaultJSONProvider
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
@@ -10,6 +12,15 @@ from service.collaborators import Collaborators, give
 
 APIS = (jobs.api, direct_uploads.api, transcripts.api, deliveries.api, events.api, queue.api, probes.api)
 BODILESS_BYTES = 64 * 1024  # no route but the upload, which sets its own limit, takes a body
+
+
+class JsonProvider(DefaultJSONProvider):
+    def loads(self, s: str | bytes, **options: Any) -> Any:
+        """Raises `ValueError`, for what is nested too deeply as well."""
+        try:
+            return super().loads(s, **options)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
 
 def make_app(collaborators: Collaborators) -> OpenAPI:
@@ -23,6 +34,7 @@ def make_app(collaborators: Collaborators) -> OpenAPI:
         doc_ui=False,
         static_folder=None,
     )
+    app.json = JsonProvider(app)
     app.config["MAX_CONTENT_LENGTH"] = BODILESS_BYTES
     give(app, collaborators)
     metrics.register(app, collaborators, _version())

@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, g, request
+from gunicorn.http.errors import ParseException
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -77,6 +78,7 @@ def problem(status: int, code: str, detail: str, *, field: str | None = None, re
 def register(app: Flask) -> None:
     app.register_error_handler(errors.SpillwayError, _of_ours)
     app.register_error_handler(HTTPException, _of_http)
+    app.register_error_handler(ParseException, _of_broken_http)
     app.register_error_handler(Exception, _of_a_bug)
 
 
@@ -99,11 +101,18 @@ def _of_ours(error: errors.SpillwayError) -> Response:
 
 def _of_http(error: HTTPException) -> Response:
     status = error.code or 500
+    allowed = ", ".join(sorted(error.valid_methods or ())) if isinstance(error, MethodNotAllowed) else ""
     detail = NO_SUCH_ADDRESS if status == 404 else (error.description or HTTPStatus(status).phrase)
-    response = problem(status, CODES.get(status, "http_error"), detail)
-    if isinstance(error, MethodNotAllowed) and error.valid_methods:
-        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    response = problem(status, CODES.get(status, "http_error"), f"this address takes {allowed}" if allowed else detail)
+    if allowed:
+        response.headers["Allow"] = allowed
     return response
+
+
+def _of_broken_http(_error: ParseException) -> Response:
+    """What gunicorn finds when a body is read: chunks that are none."""
+    g.is_upload_unread = True  # nobody knows where the next request would begin
+    return problem(400, CODES[400], "the request's body is broken: its chunks are not as HTTP has them")
 
 
 def _of_a_bug(error: Exception) -> Response:

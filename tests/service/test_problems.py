@@ -42,7 +42,9 @@ def test_what_is_not_there_is_a_problem_like_any_other(box: Box, method: str, pa
 
 
 def test_a_405_says_what_is_allowed(box: Box) -> None:
-    assert box.http.put("/v1/jobs").headers["Allow"] == "GET, HEAD, OPTIONS, POST"
+    response = box.http.put("/v1/jobs")
+    assert response.headers["Allow"] == "GET, HEAD, OPTIONS, POST"
+    assert response.get_json()["detail"] == "this address takes GET, HEAD, OPTIONS, POST"
 
 
 def test_a_bug_is_logged_and_shows_nothing_internal(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

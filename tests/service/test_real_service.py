@@ -1,6 +1,7 @@
 """A real gunicorn on loopback: what only threads, sockets and signals can show."""
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -82,6 +83,18 @@ def test_an_upload_that_breaks_off_leaves_nothing(service: RunningService) -> No
         httpx.post(f"{service.url}/v1/jobs", content=broken(), headers=MULTIPART)
     wait_for(lambda: "malformed_request" in service.log.read_text(), "the service to notice")
     assert stored_files(service) == before
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/uploads"])
+@pytest.mark.parametrize("chunks", [b"zz\r\n", b"5\r\nhelloXX0\r\n\r\n"], ids=["a size that is none", "no end where it should be"])
+def test_broken_chunks_are_the_callers_fault_and_end_the_connection(service: RunningService, path: str, chunks: bytes) -> None:
+    address = httpx.URL(service.url)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection((address.host, address.port), timeout=10) as client:
+        client.sendall(head.encode() + chunks)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.split()[1] == b"400"
+    assert b'"code":"malformed_request"' in answer
 
 
 def test_a_client_that_is_refused_half_way_reads_why(service: RunningService) -> None:

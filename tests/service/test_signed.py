@@ -107,7 +107,7 @@ def test_an_upload_that_cannot_be_is_refused(signing_box: Box, body: dict[str, i
     assert (response.status_code, response.get_json()["code"]) == (status, code)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{"])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"[" * 20_000])
 def test_a_body_that_is_no_object_is_refused_with_what_to_send(signing_box: Box, body: bytes) -> None:
     response = signing_box.http.post("/v1/uploads", data=body, content_type="application/json")
     assert (response.status_code, response.get_json()["code"]) == (422, "invalid_request")
