@@ -10,6 +10,7 @@ from core.errors import InvalidMedia, InvalidRequest, TooLarge
 from core.languages import code_of, is_language
 from core.transcript import Notice
 
+SHORTEST_CLIP_S = 0.001  # ffmpeg finds no sound in less, or takes the end for lying before the start
 MOST_NESTED = 50  # Redis' own JSON reader, which the steps use, stops at 1000
 ANONYMOUS = "anonymous"  # the key id of jobs sent without an API key
 
@@ -62,8 +63,8 @@ class JobOptions(BaseModel):
     priority: Priority = Field(Priority.NORMAL, description="Which queue the job waits in.")
     local_only: bool = Field(False, description="Never run this job outside this box.")
     metadata: dict[str, JsonValue] = Field(default_factory=dict, description="Yours, handed back unchanged; at most 16 kB.")
-    clip_start: float | None = Field(None, ge=0, description="Transcribe from here, in seconds.")
-    clip_end: float | None = Field(None, gt=0, description="Transcribe up to here, in seconds.")
+    clip_start: float | None = Field(None, ge=0, allow_inf_nan=False, description="Transcribe from here, in seconds.")
+    clip_end: float | None = Field(None, gt=0, allow_inf_nan=False, description="Transcribe up to here, in seconds.")
     on_diarization_failure: Literal["warn", "fail"] = Field(
         "warn", description="`warn` gives the words without speakers, `fail` fails the job."
     )
@@ -191,6 +192,8 @@ def check_duration(duration_s: float, options: JobOptions, max_duration_s: float
     if duration_s <= 0:
         raise InvalidMedia("the recording is empty: it has no audio in it")
     if duration_s > max_duration_s:
-        raise TooLarge(f"the recording lasts {duration_s:.0f} s, longer than the {max_duration_s:.0f} s taken here: send it in parts")
+        raise TooLarge(f"the recording lasts {duration_s:.3f} s, longer than the {max_duration_s:.0f} s taken here: send it in parts")
     if options.clip_start is not None and options.clip_start >= duration_s:
         raise InvalidRequest(f"clip_start: lies behind the end of the recording, which lasts {duration_s:.1f} s", field="clip_start")
+    if options.clip_s(duration_s) < min(SHORTEST_CLIP_S, duration_s):
+        raise InvalidRequest("clip_end: the clip is shorter than a millisecond: let it end later, or begin earlier", field="clip_end")

@@ -18,6 +18,10 @@ SCHEMES = ("https", "http", "gs")
 def fields_of(request: Request) -> dict[str, Any]:
     """The document's fields; null counts as absent. Raises `InvalidRequest`, `TooLarge` and werkzeug's 400 and 408."""
     document = json_object(_body(request), "body")
+    if "file" in document:
+        raise InvalidRequest(
+            "file: a JSON document holds no recording: give its URL as `source`, or upload it as multipart/form-data", field="file"
+        )
     for name in document:
         check_known(name)
     given = {name: value for name, value in document.items() if value is not None}

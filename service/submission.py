@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from flask import Request, g
 
-from core.errors import Forbidden, InvalidRequest, QueueFull, StoreUnavailable
+from core.errors import Forbidden, InvalidRequest, QueueFull, StoreUnavailable, UnknownOption
 from core.file_store import input_key
 from core.job import Job, JobOptions, NewJob, Priority, check_duration
 from core.log import logger
@@ -19,7 +19,7 @@ from service.deletion import forget_files
 from service.owed import deliveries_of
 from service.source_requests import MEDIA_TYPE, checked_source, fields_of
 from service.uploads import Upload, receive
-from service.validation import checked_options, options_of
+from service.validation import checked_options, options_of, shown
 
 TOO_MANY_UPLOADS = "too many uploads are under way: try again in a moment"
 
@@ -27,6 +27,7 @@ TOO_MANY_UPLOADS = "too many uploads are under way: try again in a moment"
 def accept(request: Request, given: Collaborators) -> tuple[Job, bool]:
     """The job, and whether an earlier request with the same Idempotency-Key made it. On any refusal nothing is left of the upload."""
     g.is_upload_unread = True
+    _refuse_query(request)
     job_id, idempotency_key = uuid4().hex, _idempotency_key(request)
     if not idempotency_key:  # a repeat is answered even when there is no room
         _check_room(given)
@@ -116,6 +117,13 @@ def _recorded(given: Collaborators, new_job: NewJob, idempotency_key: str, refus
         refused.pop_all()  # the record may have been written and only the reply lost: then the job needs its file
         raise
     return job
+
+
+def _refuse_query(request: Request) -> None:
+    """Options are not looked for there: one that was meant would be a silent default."""
+    for name in request.args:
+        field = shown(name)
+        raise UnknownOption(f"{field!r} stands in the address: send options as fields of the form or of the JSON document", field=field)
 
 
 def _idempotency_key(request: Request) -> str:

@@ -104,7 +104,7 @@ class _Form:
 
     def _begin_field(self, name: str) -> None:
         if name == "file":
-            raise InvalidRequest("`file` came without a filename: send it as a file, not as text", field="file")
+            raise InvalidRequest("`file` came without a filename: give its part one, as `curl -F file=@talk.mp3` does", field="file")
         check_known(name)
         if name in self._fields:
             raise InvalidRequest(f"{name} came twice", field=name)
@@ -139,6 +139,8 @@ def _events(stream: IO[bytes], boundary: bytes) -> Iterator[Event]:
             decoder.receive_data(chunk)
             while not isinstance(event := decoder.next_event(), NeedData | Epilogue):
                 yield event
+    except UnicodeDecodeError:
+        raise BadRequest("the form is broken: the head of a part, with its filename, is not UTF-8") from None
     except ValueError:
         raise BadRequest("the form is broken or ends too early") from None
 

@@ -12,13 +12,15 @@ from core.job import JobOptions
 
 BESIDE = ("source", "callback_url", "output")  # what a request may hold beside options
 
+EXAMPLES = {"body": '{"source": "https://example.org/talk.mp3"}', "metadata": '{"order": 7}'}
+
 
 def check_known(name: str) -> None:
     """Raises `UnknownOption`."""
     if name in BESIDE or name in JobOptions.model_fields:
         return
     near = get_close_matches(name, [*JobOptions.model_fields, "file", *BESIDE], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(JobOptions.model_fields)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(('file', *BESIDE, *JobOptions.model_fields))}"
     raise UnknownOption(f"unknown field {shown(name)!r}: {hint}", field=shown(name))
 
 
@@ -59,11 +61,14 @@ def json_object(text: str | bytes, what: str) -> dict[str, Any]:
     """`what` names the text in the complaint. Raises `InvalidRequest`."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once_each)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair parses, but cannot be written again
+        # Half a surrogate pair and 1e999 parse, but cannot be written again.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
-        raise InvalidRequest(f"{what}: not valid JSON, or a name in it twice", field=what) from None
+        raise InvalidRequest(
+            f"{what}: not valid JSON, or with a name twice, a number too large, or nested too deeply", field=what
+        ) from None
     if not isinstance(value, dict):
-        raise InvalidRequest(f'{what}: must be a JSON object such as {{"order": 7}}', field=what)
+        raise InvalidRequest(f"{what}: must be a JSON object such as {EXAMPLES[what]}", field=what)
     return value
 
 

@@ -71,7 +71,7 @@ def test_an_empty_field_counts_as_absent(box: Box) -> None:
 
 REFUSED_FIELDS = [
     ({"langauge": "en"}, 422, "unknown_option", "langauge", "did you mean 'language'"),
-    ({"nonsense": "en"}, 422, "unknown_option", "nonsense", "the options are language"),
+    ({"nonsense": "en"}, 422, "unknown_option", "nonsense", "known are file, source, callback_url, output, language"),
     ({"source": "https://example.com/a.wav"}, 422, "invalid_request", "source", "came together"),
     ({"language": "xx"}, 422, "invalid_request", "language", "unknown language"),
     ({"num_speakers": "many"}, 422, "invalid_request", "num_speakers", "integer"),
@@ -80,13 +80,17 @@ REFUSED_FIELDS = [
     ({"diarize": "perhaps"}, 422, "invalid_request", "diarize", "boolean"),
     ({"metadata": "[1]"}, 422, "invalid_request", "metadata", "JSON object"),
     ({"metadata": "{"}, 422, "invalid_request", "metadata", "not valid JSON"),
+    ({"metadata": '{"a": 1e999}'}, 422, "invalid_request", "metadata", "a number too large"),
     ({"metadata": '{"a": NaN}'}, 422, "invalid_request", "metadata", "not valid JSON"),
     ({"metadata": '{"a": "\\ud800"}'}, 422, "invalid_request", "metadata", "not valid JSON"),
     ({"metadata": '{"a":' * 600 + "1" + "}" * 600}, 422, "invalid_request", "metadata", ""),
     ({"metadata": json.dumps({"a": "x" * 20_000})}, 422, "invalid_request", "metadata", "16 kB"),
     ({"model": "large-v9"}, 422, "invalid_request", "model", "this installation runs tiny"),
     ({"clip_start": "5"}, 422, "invalid_request", "clip_start", "behind the end"),
-    ({"clip_start": "inf"}, 422, "invalid_request", "clip_start", ""),
+    ({"clip_start": "inf"}, 422, "invalid_request", "clip_start", "finite"),
+    ({"clip_end": "inf"}, 422, "invalid_request", "clip_end", "finite"),
+    ({"clip_start": "0.5", "clip_end": "0.5000001"}, 422, "invalid_request", "clip_end", "shorter than a millisecond"),
+    ({"clip_start": "1.9999999"}, 422, "invalid_request", "clip_end", "shorter than a millisecond"),
     ({"clip_start": "nan"}, 422, "invalid_request", "clip_start", ""),
     ({"initial_prompt": "x" * 70_000}, 422, "invalid_request", "initial_prompt", "longer than 64 kB"),
 ]
@@ -122,6 +126,7 @@ REFUSED_BODIES = {
     "no form at all": (b"hello", 400, "ends too early"),
     "nothing": (b"", 400, "ends too early"),
     "a part without a name": (form(b"Content-Disposition: form-data\r\n\r\nx"), 422, "unknown field"),
+    "a filename in Latin-1": (form(file_part(wav(1)).replace(b"a.wav", b"\xe9.wav")), 400, "not UTF-8"),
     "a part without headers": (form(b"X: y\r\n\r\nx"), 400, "broken"),
 }
 
@@ -148,6 +153,14 @@ def test_another_content_type_is_refused(box: Box, content_type: str, status: in
     response = post(box, b"{}", content_type)
     assert response.status_code == status
     assert said in response.get_json()["detail"]
+
+
+def test_an_option_in_the_address_is_refused_and_not_passed_over(box: Box) -> None:
+    form = {"file": (io.BytesIO(wav(1)), "a.wav")}
+    response = box.http.post("/v1/jobs?language=de", data=form, content_type="multipart/form-data", buffered=True)
+    assert (response.status_code, response.get_json()["code"], response.get_json()["field"]) == (422, "unknown_option", "language")
+    assert "fields of the form" in response.get_json()["detail"]
+    assert (box.stored_files(), box.jobs.page().jobs) == ([], [])
 
 
 @pytest.mark.parametrize("key", ["x" * 256, "naïve", "tab\there"])
@@ -200,7 +213,7 @@ def test_an_announced_length_that_is_too_much_is_refused_unread(small_box: Box) 
 def test_a_recording_that_lasts_too_long_is_refused(small_box: Box) -> None:
     response = small_box.submit(content=wav(3))
     assert (response.status_code, response.get_json()["code"]) == (413, "too_large")
-    assert "lasts 3 s" in response.get_json()["detail"]
+    assert "lasts 3.000 s" in response.get_json()["detail"]
     assert small_box.stored_files() == []
 
 
