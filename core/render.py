@@ -1,5 +1,6 @@
 """The formats a transcript is read in. The canonical JSON is what is kept; everything here is rendered from it on read."""
 
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from itertools import groupby
@@ -24,6 +25,7 @@ MEDIA_TYPES = {
     Format.TSV: "text/tab-separated-values; charset=utf-8",
     Format.RTTM: "text/plain; charset=utf-8",
 }
+BREAKS = re.compile(r"\s*[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")  # in a text they would end its line, cue or column
 
 
 def render(transcript: Transcript, form: Format) -> str:
@@ -37,7 +39,7 @@ def _json(transcript: Transcript) -> str:
 def _txt(transcript: Transcript) -> str:
     """One paragraph per speaker's run of segments; plain lines where nobody was told apart."""
     paragraphs = [
-        (f"{speaker}: " if speaker else "") + " ".join(segment.text for segment in run)
+        (f"{speaker}: " if speaker else "") + " ".join(map(_line, run))
         for speaker, run in groupby(transcript.segments, key=lambda segment: segment.speaker)
     ]
     return "".join(f"{paragraph}\n" for paragraph in paragraphs)
@@ -58,7 +60,7 @@ def _vtt(transcript: Transcript) -> str:
 
 def _tsv(transcript: Transcript) -> str:
     rows = [
-        f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{segment.speaker or ''}\t{segment.text}\n"
+        f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{segment.speaker or ''}\t{_line(segment)}\n"
         for segment in transcript.segments
     ]
     return "start\tend\tspeaker\ttext\n" + "".join(rows)
@@ -72,12 +74,17 @@ def _rttm(transcript: Transcript) -> str:
 
 
 def _prefixed(segment: Segment) -> str:
-    return f"[{segment.speaker}] {segment.text}" if segment.speaker else segment.text
+    text = _line(segment).replace("-->", "->")  # which would be read as a cue's times
+    return f"[{segment.speaker}] {text}" if segment.speaker else text
 
 
 def _voiced(segment: Segment) -> str:
-    text = segment.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _line(segment).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return f"<v {segment.speaker}>{text}" if segment.speaker else text
+
+
+def _line(segment: Segment) -> str:
+    return BREAKS.sub(" ", segment.text)
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from core.render import Format, render
 from core.transcript import Models, Run, Segment, Speaker, Timing, Transcript, Turn, Word
 
@@ -52,6 +54,14 @@ def test_srt_counts_from_one_and_writes_commas() -> None:
         "2\n00:00:01,500 --> 00:00:02,000\n[SPEAKER_00] How are you?\n\n"
         "3\n01:02:03,004 --> 01:02:05,500\n[SPEAKER_01] Fish & <chips>.\n"
     )
+
+
+@pytest.mark.parametrize("form", [Format.TXT, Format.SRT, Format.VTT, Format.TSV])
+def test_a_text_with_breaks_in_it_stays_one_line(form: Format) -> None:
+    broken = segment(0, 0.5, 1.25, "One\ttwo\n\n3 --> 4\u2028five.", None)
+    whole = segment(0, 0.5, 1.25, "One two 3 -> 4 five." if form == Format.SRT else "One two 3 --> 4 five.", None)
+    shown, meant = (render(TRANSCRIPT.model_copy(update={"segments": (one,)}), form) for one in (broken, whole))
+    assert shown == meant
 
 
 def test_vtt_names_voices_and_escapes_markup() -> None:
