@@ -27,6 +27,9 @@ class Scope(StrEnum):
     ADMIN = "admin"  # the jobs of all
 
 
+ASK_FOR_ADMINS = f"{ASK_FOR_ONE.removesuffix('`')} --scope {Scope.ADMIN}`"
+
+
 @dataclass(frozen=True)
 class ApiKey:
     """What its holder keeps secret."""

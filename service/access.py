@@ -7,7 +7,7 @@ from typing import cast
 
 from flask import Flask, abort, g, request
 
-from core.api_keys import ASK_FOR_ONE, ApiKeys, KeyRecord, Scope, parsed
+from core.api_keys import ASK_FOR_ADMINS, ASK_FOR_ONE, ApiKeys, KeyRecord, Scope, parsed
 from core.errors import Forbidden, RateLimited, Unauthorized
 from core.job import ANONYMOUS, Job
 from service.collaborators import given
@@ -70,7 +70,7 @@ def _admit() -> None:
         _limit_requests(record)
         g.caller = Caller(record.id, record.scope == Scope.ADMIN, record.max_jobs(given().settings), record.goes_first)
         if route in ADMINS and not caller().is_admin:
-            raise Forbidden(f"{route} needs an API key of scope {Scope.ADMIN}; {ASK_FOR_ONE} --scope {Scope.ADMIN}")
+            raise Forbidden(f"{route} needs an API key of scope {Scope.ADMIN}; {ASK_FOR_ADMINS}")
 
 
 def _holder_of_key(keys: ApiKeys) -> KeyRecord:

@@ -107,7 +107,7 @@ def test_a_refusal_says_how_to_get_in(guarded: Box, alice: Client) -> None:
     assert "python -m service.keys create NAME" in problem["detail"]
     forbidden = alice.get("/metrics")
     assert (forbidden.status_code, forbidden.get_json()["code"]) == (403, "forbidden")
-    assert "--scope admin" in forbidden.get_json()["detail"]
+    assert "`python -m service.keys create NAME --scope admin`" in forbidden.get_json()["detail"]
     assert "WWW-Authenticate" not in forbidden.headers
 
 
