@@ -175,6 +175,7 @@ def test_a_language_that_the_model_lacks_fails_with_what_to_do(client: SpillwayC
     assert job.state == "failed"
     assert job.error is not None
     assert "English only" in job.error.message
+    assert "SPILLWAY_ASR_MODEL" in job.error.message
 
 
 def test_a_watcher_sees_the_stages_pass_and_the_progress_grow(client: SpillwayClient) -> None:

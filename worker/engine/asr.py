@@ -29,6 +29,7 @@ SILENCE_LOGPROB = -1.0  # … and the words this improbable
 SURE_SILENCE = 0.85
 AHEAD_IN_BATCHES = 2  # of one job: the next batch fills while one runs, and hours of features do not pile up in memory
 CHECK_EVERY_S = 0.25
+ANOTHER_MODEL = "whoever runs this service can set SPILLWAY_ASR_MODEL to a multilingual one"
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,13 @@ class SpeechRecognizer:
         """Raises InvalidRequest."""
         if self._whisper.is_multilingual:
             if options.language is not None and not self._whisper.knows(options.language):
-                raise InvalidRequest(f"the model knows no language {options.language!r}", field="language")
+                raise InvalidRequest(
+                    f"the model knows no language {options.language!r}: leave it out, and the nearest is found", field="language"
+                )
         elif options.language not in (None, "en"):
-            raise InvalidRequest(f"the model knows English only, not {options.language!r}", field="language")
+            raise InvalidRequest(f"the model knows English only, not {options.language!r}: {ANOTHER_MODEL}", field="language")
         elif options.task == "translate":
-            raise InvalidRequest("the model knows English only and cannot translate", field="task")
+            raise InvalidRequest(f"the model knows English only and cannot translate: {ANOTHER_MODEL}", field="task")
 
     @property
     def tallies(self) -> tuple[Tally, ...]:

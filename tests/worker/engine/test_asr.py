@@ -188,11 +188,12 @@ def test_an_english_model_refuses_what_it_cannot_do(tiny: SpeechRecognizer, opti
     with pytest.raises(InvalidRequest) as raised:
         recognize(tiny, [np.zeros(100, np.float32)], options)
     assert raised.value.field == field
+    assert "set SPILLWAY_ASR_MODEL to a multilingual one" in str(raised.value)
 
 
 @pytest.mark.parametrize("language", ["xx", "english", "transcribe", "yue"])
 def test_a_language_that_the_model_does_not_know_is_refused(base: SpeechRecognizer, language: str) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest, match="leave it out"):
         recognize(base, [np.zeros(100, np.float32)], DecodeOptions(language=language))
 
 
