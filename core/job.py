@@ -80,7 +80,7 @@ class JobOptions(BaseModel):
         if code is None or is_language(code.lower()):
             return code and code.lower()
         meant = code_of(code)
-        hint = f"did you mean {meant!r}?" if meant else "use a code that Whisper knows, such as en, de or zh"
+        hint = f"did you mean {meant!r}?" if meant else "use a code that Whisper knows, such as en, de or zh, or none to have it detected"
         raise ValueError(f"unknown language {code!r}: {hint}")
 
     @field_validator("metadata")

@@ -109,5 +109,8 @@ def is_language(code: str) -> bool:
 
 
 def code_of(name: str) -> str | None:
-    """Of a language by its English name."""
+    """Of a language by its English name, or in a locale such as en-US."""
+    first = name.lower().replace("_", "-").partition("-")[0]
+    if is_language(first):
+        return first
     return next((code for code, english in LANGUAGES.items() if english == name.lower()), None)

@@ -12,6 +12,11 @@ from core.job import JobOptions
 
 BESIDE = ("source", "callback_url", "output")  # what a request may hold beside options
 
+# Names of the same in the APIs that people come from: OpenAI's, AssemblyAI's, Deepgram's, Bazarr's.
+ELSEWHERE = {
+    "audio_file": "file", "audio_url": "source", "url": "source", "webhook_url": "callback_url", "callback": "callback_url",
+    "speaker_labels": "diarize", "speakers_expected": "num_speakers", "language_code": "language", "prompt": "initial_prompt",
+}  # fmt: skip
 EXAMPLES = {"body": '{"source": "https://example.org/talk.mp3"}', "metadata": '{"order": 7}'}
 
 
@@ -19,7 +24,7 @@ def check_known(name: str) -> None:
     """Raises `UnknownOption`."""
     if name in BESIDE or name in JobOptions.model_fields:
         return
-    near = get_close_matches(name, [*JobOptions.model_fields, "file", *BESIDE], n=1)
+    near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, [*JobOptions.model_fields, "file", *BESIDE], n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(('file', *BESIDE, *JobOptions.model_fields))}"
     raise UnknownOption(f"unknown field {shown(name)!r}: {hint}", field=shown(name))
 

@@ -12,6 +12,9 @@ from core.transcript import Transcript
     ("options", "complaint"),
     [
         ({"language": "English"}, "unknown language 'English': did you mean 'en'"),
+        ({"language": "pt_BR"}, "unknown language 'pt_BR': did you mean 'pt'"),
+        ({"language": "zh-Hant-TW"}, "did you mean 'zh'"),
+        ({"language": "auto"}, "or none to have it detected"),
         ({"min_speakers": 3, "max_speakers": 2}, "min_speakers is greater"),
         ({"num_speakers": 2, "max_speakers": 3}, "cannot be combined"),
         ({"clip_start": 5, "clip_end": 5}, "clip_start is not before"),

@@ -89,6 +89,7 @@ REFUSED: dict[str, tuple[object, int, str | None, str]] = {
     "half a character": (b'{"source": "https://example.org/\\ud800"}', 422, "body", "not valid JSON"),
     "a long URL": ({"source": "https://example.org/" + "a" * 5000}, 422, "source", "4096"),
     "an unknown field": ({"source": SOURCE, "langauge": "en"}, 422, "langauge", "did you mean 'language'"),
+    "a field of another API": ({"audio_url": SOURCE}, 422, "audio_url", "did you mean 'source'"),
     "a file in JSON": ({"source": SOURCE, "file": "abc"}, 422, "file", "holds no recording"),
     "a wrong option": ({"source": SOURCE, "num_speakers": "many"}, 422, "num_speakers", "integer"),
     "a wrong type": ({"source": SOURCE, "metadata": "text"}, 422, "metadata", "dictionary"),

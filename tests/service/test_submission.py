@@ -71,6 +71,7 @@ def test_an_empty_field_counts_as_absent(box: Box) -> None:
 
 REFUSED_FIELDS = [
     ({"langauge": "en"}, 422, "unknown_option", "langauge", "did you mean 'language'"),
+    ({"speaker_labels": "true"}, 422, "unknown_option", "speaker_labels", "did you mean 'diarize'"),
     ({"nonsense": "en"}, 422, "unknown_option", "nonsense", "known are file, source, callback_url, output, language"),
     ({"source": "https://example.com/a.wav"}, 422, "invalid_request", "source", "came together"),
     ({"language": "xx"}, 422, "invalid_request", "language", "unknown language"),
