@@ -27,7 +27,7 @@ REFUSED: dict[str, tuple[Callable[[Visit], None], str, str]] = {
     "a page": (lambda visit: visit.say(200, b"<html>Please sign in</html>" * 50), "invalid_media", "not a recording"),
     "nothing": (lambda visit: visit.say(200), "invalid_media", ""),
     "a WAV without samples": (lambda visit: visit.say(200, wav(0)), "invalid_media", ""),
-    "too long": (lambda visit: visit.say(200, wav(26)), "too_large", "lasts 26 s"),
+    "too long": (lambda visit: visit.say(200, wav(26)), "too_large", "lasts 26.000 s"),
     "too many bytes": (lambda visit: visit.say(200, bytes(2 * 10**6)), "source_too_large", "1000000 bytes"),
     "gone": (lambda visit: visit.say(410), "source_unreachable", "answered 410 Gone"),
     "a playlist": (lambda visit: visit.say(200, b"ffconcat version 1.0\nfile /etc/passwd\n"), "invalid_media", "not a recording"),
