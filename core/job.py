@@ -62,7 +62,7 @@ class JobOptions(BaseModel):
     initial_prompt: str | None = Field(None, max_length=4000, description="Text that tells Whisper names and style.")
     priority: Priority = Field(Priority.NORMAL, description="Which queue the job waits in.")
     local_only: bool = Field(False, description="Never run this job outside this box.")
-    metadata: dict[str, JsonValue] = Field(default_factory=dict, description="Yours, handed back unchanged; at most 16 kB.")
+    metadata: dict[str, JsonValue] = Field(default_factory=dict, description="Yours, handed back unchanged; at most 16,000 characters.")
     clip_start: float | None = Field(None, ge=0, allow_inf_nan=False, description="Transcribe from here, in seconds.")
     clip_end: float | None = Field(None, gt=0, allow_inf_nan=False, description="Transcribe up to here, in seconds.")
     on_diarization_failure: Literal["warn", "fail"] = Field(
@@ -87,7 +87,7 @@ class JobOptions(BaseModel):
     @classmethod
     def _small(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if len(str(metadata)) > 16_000:
-            raise ValueError("metadata is larger than 16 kB")
+            raise ValueError("metadata is larger than 16,000 characters")
         if _depth(metadata) > MOST_NESTED:
             raise ValueError(f"metadata is nested deeper than {MOST_NESTED} levels")
         return metadata

@@ -8,7 +8,7 @@ from random import uniform
 from time import monotonic
 from typing import cast
 
-from flask import Response
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
@@ -31,14 +31,19 @@ RECONNECT = "retry: 2000\n"  # ms; goes out with the first event
 @api.get(
     "/v1/jobs/<job_id>/events",
     summary="Watch a job",
-    responses={200: {"description": "Event `job` on each change, until the job has ended.", "content": {"text/event-stream": {}}}},
+    responses={
+        200: {"description": "Event `job` on each change, until the job has ended.", "content": {"text/event-stream": {}}},
+        204: {"description": "The job has ended, and `Last-Event-ID` is its last event: a browser's EventSource stops coming back."},
+    },
 )
 def watch_job(path: JobPath) -> Response:
-    collaborators, who, job_id = given(), caller(), visible_job(path.job_id).id
+    collaborators, who, job = given(), caller(), visible_job(path.job_id)
+    if job.state.is_terminal and request.headers.get("Last-Event-ID") == str(job.version):
+        return Response(status=204)
     with ExitStack() as opened:
         opened.enter_context(collaborators.event_streams.one(who.key_id, TOO_MANY_STREAMS))
         opened.enter_context(collaborators.long_requests.one(who.key_id, TOO_MANY_STREAMS))
-        watched = cast(Generator[Job, None, None], collaborators.jobs.watch(job_id, quiet_s=LOOK_AGAIN_S))
+        watched = cast(Generator[Job, None, None], collaborators.jobs.watch(job.id, quiet_s=LOOK_AGAIN_S))
         changes = opened.enter_context(closing(watched))
         known = chain([next(changes)], changes)  # so that a job that is not there is a 404 and not a broken stream
 

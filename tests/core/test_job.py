@@ -19,7 +19,7 @@ from core.transcript import Transcript
         ({"num_speakers": 2, "max_speakers": 3}, "cannot be combined"),
         ({"clip_start": 5, "clip_end": 5}, "clip_start is not before"),
         ({"num_speakers": 0}, "greater than or equal to 1"),
-        ({"metadata": {"a": "x" * 20_000}}, "larger than 16 kB"),
+        ({"metadata": {"a": "x" * 20_000}}, "larger than 16,000 characters"),
         ({"metadata": {"a": json.loads("[" * 60 + "]" * 60)}}, "nested deeper"),
         ({"task": "summarise"}, "'transcribe' or 'translate'"),
         ({"speakers": 2}, "Extra inputs are not permitted"),

@@ -58,6 +58,16 @@ def test_a_job_that_has_ended_is_one_event(box: Box) -> None:
     assert json.loads(data) == box.http.get(f"/v1/jobs/{job_id}").get_json()
 
 
+def test_who_comes_back_after_the_last_event_is_told_to_stop(box: Box) -> None:
+    job_id = box.submitted()
+    last = {"Last-Event-ID": str(box.jobs.get(job_id).version)}
+    box.jobs.cancel(job_id)
+    with box.http.get(f"/v1/jobs/{job_id}/events", headers=last, buffered=False) as response:
+        assert len(list(frames(response))) == 1  # the end was not heard yet
+    last = {"Last-Event-ID": str(box.jobs.get(job_id).version)}
+    assert box.http.get(f"/v1/jobs/{job_id}/events", headers=last).status_code == 204
+
+
 def test_a_watcher_hears_that_the_job_was_deleted(box: Box) -> None:
     job_id = box.submitted()
     with box.http.get(f"/v1/jobs/{job_id}/events", buffered=False) as response:
