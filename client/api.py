@@ -3,12 +3,12 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -32,10 +32,11 @@ class SpillwayClient:
     """Every method raises `ServiceRefused` with the service's code and message, or `ServiceAway`."""
 
     def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_s: float = 30.0) -> None:
-        is_local = urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
+        url = _address(base_url)
+        is_local = url.host in ("127.0.0.1", "localhost", "::1")
         # No proxy stands before loopback. Redirects are not followed: the service sends none, and the key is for it alone.
         self._http = httpx.Client(
-            base_url=base_url, timeout=timeout_s, trust_env=not is_local, follow_redirects=False, headers=_credentials(api_key)
+            base_url=url, timeout=timeout_s, trust_env=not is_local, follow_redirects=False, headers=_credentials(api_key)
         )
         self._timeout_s, self._base_url = timeout_s, base_url
 
@@ -76,7 +77,7 @@ class SpillwayClient:
         raise AssertionError("unreachable")
 
     def job(self, job_id: str) -> Job:
-        return Job.read(self._json("GET", f"/v1/jobs/{job_id}"))
+        return Job.read(self._json("GET", _path(job_id)))
 
     def jobs(self, *, limit: int = 50, cursor: str | None = None, state: str | None = None) -> JobPage:
         asked = {"limit": limit, "cursor": cursor, "state": state}
@@ -103,17 +104,17 @@ class SpillwayClient:
             time.sleep(pause_s)
 
     def transcript(self, job_id: str, format: str = "json") -> str:
-        return self._send("GET", f"/v1/jobs/{job_id}/transcript", params={"format": format}).text
+        return self._send("GET", f"{_path(job_id)}/transcript", params={"format": format}).text
 
     def deliveries(self, job_id: str) -> tuple[Delivery, ...]:
         """What became of its webhook and its output."""
-        return tuple(Delivery.read(delivery) for delivery in self._json("GET", f"/v1/jobs/{job_id}/deliveries")["deliveries"])
+        return tuple(Delivery.read(delivery) for delivery in self._json("GET", f"{_path(job_id)}/deliveries")["deliveries"])
 
     def cancel(self, job_id: str) -> Job:
-        return Job.read(self._json("POST", f"/v1/jobs/{job_id}/cancel"))
+        return Job.read(self._json("POST", f"{_path(job_id)}/cancel"))
 
     def delete(self, job_id: str) -> None:
-        self._send("DELETE", f"/v1/jobs/{job_id}")
+        self._send("DELETE", _path(job_id))
 
     def queue(self) -> Queue:
         return Queue.read(self._json("GET", "/v1/queue"))
@@ -127,7 +128,7 @@ class SpillwayClient:
         timeout = httpx.Timeout(self._timeout_s, read=600)
         with _WatchedFile(path, on_upload) as file:
             return Job.read(
-                self._json("POST", "/v1/jobs", data=form, files={"file": (path.name, file)}, headers=headers, timeout=timeout)
+                self._json("POST", "/v1/jobs", data=form, files={"file": (_sendable(path.name), file)}, headers=headers, timeout=timeout)
             )  # fmt: skip
 
     def _changes(self, job_id: str) -> Iterator[Job]:
@@ -135,7 +136,7 @@ class SpillwayClient:
         job = self.job(job_id)
         yield job
         timeout = httpx.Timeout(self._timeout_s, read=STREAM_SILENCE_S)
-        with _translated(self._base_url), self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=timeout) as response:
+        with _translated(self._base_url), self._http.stream("GET", f"{_path(job_id)}/events", timeout=timeout) as response:
             if not response.is_success:
                 response.read()
                 raise refusal(response)
@@ -168,6 +169,25 @@ class _WatchedFile(FileIO):
         return content
 
 
+def _address(base_url: str) -> httpx.URL:
+    with suppress(httpx.InvalidURL):
+        url = httpx.URL(base_url)
+        if url.scheme in ("http", "https") and url.host:
+            return url
+    raise SpillwayError(f"{base_url!r} is not the URL of a service: write it like {DEFAULT_URL}", code="malformed_url")
+
+
+def _path(job_id: str) -> str:
+    if not job_id:
+        raise SpillwayError("the job's id is empty: `spillway jobs` lists those there are", code="malformed_id")
+    return f"/v1/jobs/{quote(job_id, safe='')}"
+
+
+def _sendable(filename: str) -> str:
+    """Without the bytes that are no UTF-8: Linux allows them in a file's name, a form does not."""
+    return filename.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def _credentials(api_key: str | None) -> dict[str, str]:
     key = (api_key or "").strip()
     if not key.isascii() or not key.isprintable():
@@ -182,8 +202,6 @@ def _translated(base_url: str) -> Iterator[None]:
     except httpx.TransportError as error:
         why = str(error) or type(error).__name__
         raise ServiceAway(f"the service at {base_url} does not answer ({why}): is it up, and is that its address?") from error
-    except httpx.InvalidURL as error:
-        raise ServiceAway(f"not a URL of a service: {error}") from error
 
 
 def _pause_s(error: ServiceAway | ServiceBusy) -> float:

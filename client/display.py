@@ -105,6 +105,8 @@ def show_job(console: Console, job: Job) -> None:
     for name, value in rows.items():
         if value is not None:
             table.add_row(Text(name, style="bold"), Text(str(value)))
+    for warning in job.warnings:
+        table.add_row(Text("warning", style="bold"), Text(warning.message))
     console.print(table)
 
 

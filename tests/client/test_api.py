@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from client.api import SpillwayClient
-from client.errors import ServiceAway, ServiceBusy, ServiceRefused, refusal
+from client.errors import ServiceAway, ServiceBusy, ServiceRefused, SpillwayError, refusal
 from client.models import Job
 from client.sse import Event, events
 from core.job_store import JobStore
@@ -103,6 +103,35 @@ def test_waiting_for_a_job_that_is_deleted_ends(client: SpillwayClient, recordin
     threading.Timer(0.3, client.delete, [job.id]).start()
     with pytest.raises(ServiceRefused, match="there is no job"):
         client.wait(job.id)
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [("naïve “talk” 日本.wav", "naïve “talk” 日本.wav"), ('a "b";c=d.wav', 'a "b";c=d.wav'), ("bad\udcff.wav", "bad\ufffd.wav")],
+)
+def test_a_file_of_any_name_is_sent(client: SpillwayClient, recording: Path, named: str, shown: str) -> None:
+    assert client.submit(recording.rename(recording.with_name(named))).filename == shown
+
+
+@pytest.mark.parametrize("job_id", ["../queue", "a/../../queue", "x?y", "#"])
+def test_an_id_leads_nowhere_but_to_a_job(client: SpillwayClient, job_id: str) -> None:
+    for call in (client.job, client.transcript, client.deliveries, client.cancel, client.delete):
+        with pytest.raises(ServiceRefused) as refused:
+            call(job_id)
+        assert refused.value.status == 404
+
+
+def test_an_empty_id_asks_for_nothing(client: SpillwayClient) -> None:
+    with pytest.raises(SpillwayError, match="id is empty"):
+        client.delete("")
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000", "localhost:8000", "http://", "http://[::1", "http://box:port", "ftp://box", "http://a\nb"]
+)
+def test_what_is_no_url_of_a_service_is_said_so(url: str) -> None:
+    with pytest.raises(SpillwayError, match="is not the URL of a service: write it like http://"):
+        SpillwayClient(url)
 
 
 def test_a_service_that_is_not_there_is_said_so(recording: Path) -> None:

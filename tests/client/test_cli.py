@@ -13,8 +13,8 @@ from rich.console import Console
 
 from client.arguments import OPTIONS
 from client.cli import main
-from client.display import clock, live_progress, progress_of, show_deliveries, show_transcript
-from client.models import Attempt, Delivery, Download, Job
+from client.display import clock, live_progress, progress_of, show_deliveries, show_job, show_transcript
+from client.models import Attempt, Delivery, Download, Failure, Job
 from core.bursts import BurstOutlook, Bursts, Caps
 from core.job import JobOptions, Stage
 from core.job_store import JobStore, Runner
@@ -40,7 +40,7 @@ def url(service: RunningService, redis_url: str, monkeypatch: pytest.MonkeyPatch
 
 def job(**changes: object) -> Job:
     unset = dict.fromkeys(Job.__dataclass_fields__)
-    return Job(**{**unset, "state": "queued", "progress": 0.0, "duration_s": 2.0, "losses": 0, **changes})  # type: ignore[arg-type]
+    return Job(**{**unset, "state": "queued", "progress": 0.0, "duration_s": 2.0, "losses": 0, "warnings": (), **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("runner", "url")
@@ -216,6 +216,12 @@ def test_a_reader_that_has_had_enough_is_no_error_to_speak_of(url: str) -> None:
 
 def test_the_command_line_knows_every_option_of_the_service() -> None:
     assert set(OPTIONS) == {*JobOptions.model_fields, "callback_url"}
+
+
+def test_a_job_is_shown_with_its_warnings() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    show_job(console, job(state="succeeded", progress=1.0, warnings=(Failure("no_speech", "[no] speech was found"),)))
+    assert "warning  [no] speech was found" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_terminal_shows_each_speaker_in_a_colour_of_its_own() -> None:
