@@ -100,8 +100,8 @@ class CloudStorage:
 
     def look_up(self, place: Place) -> Found:
         """Raises `ObjectRefused` for an object that Google would unpack on the way."""
-        blob = self._blob(place)
         with self._errors(place):
+            blob = self._blob(place)
             blob.reload(timeout=self._timeout, retry=self._retry)
         if blob.content_encoding == "gzip":
             raise ObjectRefused(f"{place} is stored with Content-Encoding gzip: store it as it is")

@@ -258,6 +258,8 @@ def test_no_credentials_at_all_are_found_out_at_the_first_use(monkeypatch: pytes
     store = BucketFileStore(CloudStorage(), Place("box", "x"), tmp_path)
     with pytest.raises(StorageDenied, match="SPILLWAY_GCS_CREDENTIALS_FILE"):
         store.write("jobs/a/input", b"x")
+    with pytest.raises(StorageDenied, match="SPILLWAY_GCS_CREDENTIALS_FILE"):
+        CloudStorage().look_up(Place("box", "talk.mp3"))
     wait_for(lambda: store.fault() == "the bucket cannot be written", "the verdict")
 
 
