@@ -20,7 +20,7 @@ from core.worker_reports import WorkerReport
 from tools import background, stack_parts
 from tools.model_profile import PullFailed, pull_models
 from tools.stack_parts import DEFAULTS, LOOPBACK, PROGRAMS, ROOT
-from tools.state_lock import FolderTaken, Holder, held
+from tools.state_lock import FolderTaken, Holder, held, turn
 from tools.supervisor import USUAL_PATIENCE, Patience, Program, Say, Supervisor, last_lines
 
 STATE_DIR = ROOT / ".local"
@@ -180,25 +180,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: everything is stopped", file=sys.stderr, flush=True)
+        print("interrupted: what this had started is stopped", file=sys.stderr, flush=True)
         return 130
 
 
 def up(state_dir: Path) -> int:
-    holder = background.settled_holder(state_dir)
-    if holder:
-        print(f"it already runs (process {holder.pid})")
-    else:
-        settings = _own_settings()
-        _check_open(Settings.from_environment({**DEFAULTS, **settings}))  # a wrong one is said before gigabytes are brought
-        pull_models(settings)
-        device = settings.get("SPILLWAY_DEVICE", DEFAULTS["SPILLWAY_DEVICE"])
-        print(
-            f"starting redis, service, worker (on {device}; SPILLWAY_DEVICE=cuda takes the GPU) and dispatcher; logs: {state_dir}/logs",
-            flush=True,
-        )
-        command = [sys.executable, "-m", "tools.local_stack", "run", "--state-dir", str(state_dir)]
-        holder = background.start(command, state_dir, state_dir / "logs" / "up.log")
+    with turn(state_dir, lambda: print("another start is under way here: waiting for it", flush=True)):
+        holder = background.settled_holder(state_dir)
+        if holder:
+            print(f"it already runs (process {holder.pid})")
+        else:
+            holder = _started(state_dir)
     if not holder:
         return 1
     if holder.url != f"http://{LOOPBACK}:{FIRST_PORT}":
@@ -206,6 +198,19 @@ def up(state_dir: Path) -> int:
     print("open without keys, because it listens on this machine's loopback only; `make down` stops it")
     print(holder.url)
     return 0
+
+
+def _started(state_dir: Path) -> Holder | None:
+    settings = _own_settings()
+    _check_open(Settings.from_environment({**DEFAULTS, **settings}))  # a wrong one is said before gigabytes are brought
+    pull_models(settings)
+    device = settings.get("SPILLWAY_DEVICE", DEFAULTS["SPILLWAY_DEVICE"])
+    print(
+        f"starting redis, service, worker (on {device}; SPILLWAY_DEVICE=cuda takes the GPU) and dispatcher; logs: {state_dir}/logs",
+        flush=True,
+    )
+    command = [sys.executable, "-m", "tools.local_stack", "run", "--state-dir", str(state_dir)]
+    return background.start(command, state_dir, state_dir / "logs" / "up.log")
 
 
 def down(state_dir: Path) -> int:

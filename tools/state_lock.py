@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FILE = "stack.lock"
+TURN_FILE = "start.lock"
 
 
 class FolderTaken(Exception):
@@ -41,6 +42,19 @@ def held(folder: Path) -> Iterator[Callable[[Holder], None]]:
             yield note
         finally:
             note(None)
+
+
+@contextmanager
+def turn(folder: Path, on_wait: Callable[[], object]) -> Iterator[None]:
+    """One start at a time in a folder; `on_wait` is called once where another is under way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / TURN_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def holder_of(folder: Path) -> Holder | None:

@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tests.tools import stand_ins
 from tools import background
 from tools.local_stack import ROOT, LocalStack, StackFailed
 from tools.stack_parts import free_port, service_is_ready
-from tools.state_lock import FolderTaken, holder_of
+from tools.state_lock import FolderTaken, holder_of, turn
 from tools.supervisor import Patience
 
 Running = Callable[[], list[int]]
@@ -128,6 +129,23 @@ def test_a_port_that_was_just_closed_is_not_taken() -> None:
 def test_two_stacks_never_share_a_folder(tmp_path: Path) -> None:
     with LocalStack(stand_ins.plan(tmp_path)), pytest.raises(FolderTaken), LocalStack(stand_ins.plan(tmp_path)):
         pass
+
+
+def test_two_starts_in_one_folder_take_turns(tmp_path: Path) -> None:
+    order: list[str] = []
+    waits = threading.Event()
+
+    def second() -> None:
+        with turn(tmp_path, waits.set):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with turn(tmp_path, lambda: order.append("waits for nobody")):
+        thread.start()
+        assert waits.wait(timeout=10)
+        order.append("first")
+    thread.join(timeout=10)
+    assert order == ["first", "second"]
 
 
 def test_two_stacks_run_side_by_side_in_two_folders(tmp_path: Path) -> None:
