@@ -26,6 +26,7 @@ LONGEST_PAUSE_S = 60.0  # however long a busy service asks for
 
 UploadProgress = Callable[[int, int], None]  # bytes sent, bytes in all
 OnChange = Callable[[Job], None]
+OnBusy = Callable[[ServiceBusy, float], None]  # what it said, and the seconds until the next try
 
 
 class SpillwayClient:
@@ -56,6 +57,7 @@ class SpillwayClient:
         source: str = "",
         idempotency_key: str = "",
         on_upload: UploadProgress | None = None,
+        on_busy: OnBusy | None = None,
         **options: Any,
     ) -> Job:
         """Sends a recording, streaming it from the disk, or the URL of one, which the service fetches.
@@ -73,7 +75,10 @@ class SpillwayClient:
             except ServiceBusy as busy:
                 if not tries_left:
                     raise
-                time.sleep(_pause_s(busy))
+                pause_s = _pause_s(busy)
+                if on_busy:
+                    on_busy(busy, pause_s)
+                time.sleep(pause_s)
         raise AssertionError("unreachable")
 
     def job(self, job_id: str) -> Job:

@@ -13,7 +13,7 @@ from rich.console import Console
 from client.api import DEFAULT_URL, SpillwayClient
 from client.arguments import FORMATS, OPTIONS, parser
 from client.display import LiveProgress, live_progress, show_deliveries, show_job, show_jobs, show_queue, show_transcript
-from client.errors import ServiceRefused, SpillwayError
+from client.errors import ServiceBusy, ServiceRefused, SpillwayError
 from client.models import Job
 
 URL_VARIABLE, KEY_VARIABLE = "SPILLWAY_URL", "SPILLWAY_API_KEY"
@@ -58,8 +58,11 @@ def transcribe(client: SpillwayClient, asked: Namespace) -> int:
 
 
 def submit(client: SpillwayClient, asked: Namespace) -> int:
-    with live_progress(err) as progress:
-        job = _submit(client, asked, progress)
+    try:
+        with live_progress(err) as progress:
+            job = _submit(client, asked, progress)
+    except KeyboardInterrupt:
+        return _cancelled(client, None)
     _write(job.id + "\n")
     return 0
 
@@ -111,8 +114,8 @@ COMMANDS: dict[str, Callable[[SpillwayClient, Namespace], int]] = {
 
 def _submit(client: SpillwayClient, asked: Namespace, progress: LiveProgress) -> Job:
     if isinstance(asked.recording, Path):
-        return client.submit(asked.recording, on_upload=progress.upload, **_options(asked))
-    return client.submit(source=asked.recording, **_options(asked) | _metadata(asked))
+        return client.submit(asked.recording, on_upload=progress.upload, on_busy=_say_busy, **_options(asked))
+    return client.submit(source=asked.recording, on_busy=_say_busy, **_options(asked) | _metadata(asked))
 
 
 def _metadata(asked: Namespace) -> dict[str, Any]:
@@ -149,6 +152,10 @@ def _cancelled(client: SpillwayClient, job: Job | None) -> int:
         return _complain("interrupted while sending: if the service had the whole recording, its job is among `spillway jobs`")
     client.cancel(job.id)
     return _complain(f"interrupted: job {job.id} is being cancelled")
+
+
+def _say_busy(busy: ServiceBusy, pause_s: float) -> None:
+    _complain(f"{busy.message} (next try in {pause_s:.0f} s)")
 
 
 def _complain(message: str) -> int:

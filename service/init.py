@@ -67,7 +67,8 @@ def fill(folder: Path, redis_address: str, places: Places) -> None:
     _check_password(folder)
     if not any(made):
         logger.info("nothing_to_do", folder=str(folder), reason="every file is there from an earlier run")
-    logger.info("first_api_key", shown_by=f"docker compose exec service cat {places.keys / API_KEY}")
+    first_key = places.keys / API_KEY
+    logger.info("first_api_key", file=str(first_key), shown_in_compose_by=f"docker compose exec service cat {first_key}")
 
 
 def _once(path: Path, content: Callable[[], str]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from client.api import SpillwayClient
 from client.arguments import OPTIONS
 from client.cli import main
 from client.display import clock, live_progress, progress_of, show_deliveries, show_job, show_transcript
@@ -203,6 +204,18 @@ def test_ctrl_c_cancels_the_job_and_says_so(recording: str, service: RunningServ
     assert process.returncode == 1
     assert said == f"spillway: interrupted: job {claimed.id} is being cancelled\n"
     assert jobs.get(claimed.id).cancel_requested
+
+
+def test_ctrl_c_while_sending_says_where_the_job_would_be(
+    recording: str, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpillwayClient, "submit", interrupted)
+    for command in ("submit", "transcribe"):
+        assert main([command, recording, "--url", url]) == 1
+        assert "its job is among `spillway jobs`" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_had_enough_is_no_error_to_speak_of(url: str) -> None:

@@ -100,6 +100,17 @@ def test_a_client_waits_for_no_longer_than_a_minute_and_not_for_ever(recording: 
     assert pauses == [60.0] * 4
 
 
+def test_the_command_says_what_it_waits_for_before_it_tries_again(
+    recording: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with Host(status=429, retry_after="7") as busy:
+        for given in (str(recording), "https://example.org/talk.mp3"):
+            assert main(["submit", given, "--url", busy.url]) == 1
+            said = "spillway: the service answered 429 Too Many Requests"
+            assert capsys.readouterr().err.splitlines() == [f"{said} (next try in 7 s)"] * 4 + [said]
+
+
 class Host:
     """A server that notes who came with which key, and sends everybody on if it has somewhere to send them."""
 
