@@ -188,7 +188,7 @@ def up(state_dir: Path) -> int:
     with turn(state_dir, lambda: print("another start is under way here: waiting for it", flush=True)):
         holder = background.settled_holder(state_dir)
         if holder:
-            print(f"it already runs (process {holder.pid})")
+            print(f"it already runs (process {holder.pid}), with the settings that it was started with; `make down` first to change them")
         else:
             holder = _started(state_dir)
     if not holder:
