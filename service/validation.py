@@ -11,10 +11,11 @@ from core.errors import InvalidRequest, UnknownOption
 from core.job import JobOptions
 
 BESIDE = ("source", "callback_url", "output")  # what a request may hold beside options
+KNOWN = f"a recording comes as `file` or its URL as `source`; the options are {', '.join((*JobOptions.model_fields, *BESIDE[1:]))}"
 
 # Names of the same in the APIs that people come from: OpenAI's, AssemblyAI's, Deepgram's, Bazarr's.
 ELSEWHERE = {
-    "audio_file": "file", "audio_url": "source", "url": "source", "webhook_url": "callback_url", "callback": "callback_url",
+    "audio": "file", "audio_file": "file", "audio_url": "source", "url": "source", "webhook_url": "callback_url", "callback": "callback_url",
     "speaker_labels": "diarize", "speakers_expected": "num_speakers", "language_code": "language", "prompt": "initial_prompt",
 }  # fmt: skip
 EXAMPLES = {"body": '{"source": "https://example.org/talk.mp3"}', "metadata": '{"order": 7}'}
@@ -25,7 +26,7 @@ def check_known(name: str) -> None:
     if name in BESIDE or name in JobOptions.model_fields:
         return
     near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, [*JobOptions.model_fields, "file", *BESIDE], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(('file', *BESIDE, *JobOptions.model_fields))}"
+    hint = f"did you mean {near[0]!r}?" if near else KNOWN
     raise UnknownOption(f"unknown field {shown(name)!r}: {hint}", field=shown(name))
 
 
