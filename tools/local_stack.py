@@ -130,13 +130,10 @@ class LocalStack:
     def _environment(self, port: int) -> dict[str, str]:
         """Raises `SettingsError`, so that a wrong variable is named once and not by three dying processes."""
         files = str(self._plan.state_dir / "files")
-        ours = {"REDIS_URL": self.redis_url, "HOST": LOOPBACK, "PORT": str(port), "FILE_STORE_DIR": files}
-        settings = {
-            **DEFAULTS,
-            "SPILLWAY_FFMPEG": stack_parts.ffmpeg(),
-            **self._plan.settings,
-            **{PREFIX + name: value for name, value in ours.items()},
-        }
+        ours = {"SPILLWAY_REDIS_URL": self.redis_url, "SPILLWAY_HOST": LOOPBACK, "SPILLWAY_FILE_STORE_DIR": files}
+        for name in ours.keys() & self._plan.settings:
+            self._say(f"{name} is passed over: this stack has its own, {ours[name]}")
+        settings = {**DEFAULTS, "SPILLWAY_FFMPEG": stack_parts.ffmpeg(), **self._plan.settings, **ours, "SPILLWAY_PORT": str(port)}
         _check_open(Settings.from_environment(settings))
         # Some containers forbid bytecode; then each start compiles the ML stack again, 29 s of CPU in place of 9.
         return {**_without_settings(os.environ), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "", **settings}

@@ -168,6 +168,16 @@ def test_a_wrong_setting_is_named_before_anything_of_ours_starts(
     assert running() == []
 
 
+def test_a_setting_that_the_stack_decides_itself_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = {"SPILLWAY_FILE_STORE_DIR": "/elsewhere", "SPILLWAY_BEAM_SIZE": "1"}
+    with LocalStack(replace(stand_ins.plan(tmp_path), settings=settings), said.append):
+        pass
+    assert [line for line in said if "passed over" in line] == [
+        f"SPILLWAY_FILE_STORE_DIR is passed over: this stack has its own, {tmp_path}/files"
+    ]
+
+
 def test_settings_of_our_own_environment_are_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPILLWAY_BEAMS", "1")
     with LocalStack(stand_ins.plan(tmp_path)) as stack:
