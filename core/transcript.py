@@ -12,9 +12,9 @@ SCHEMA: Literal["spillway.transcript.v1"] = "spillway.transcript.v1"
 
 
 class Value(BaseModel):
-    """An immutable value; unknown fields are refused."""
+    """An immutable value; unknown fields are refused, and nan, which JSON would make null and no reader takes back."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class Timing(StrEnum):

@@ -1,4 +1,8 @@
 import json
+import math
+
+import pytest
+from pydantic import ValidationError
 
 import pytest
 
@@ -42,6 +46,12 @@ EMPTY = TRANSCRIPT.model_copy(update={"segments": (), "turns": (), "speakers": (
 def test_json_is_the_canonical_transcript() -> None:
     assert Transcript.model_validate_json(render(TRANSCRIPT, Format.JSON)) == TRANSCRIPT
     assert json.loads(render(TRANSCRIPT, Format.JSON))["schema"] == "spillway.transcript.v1"
+
+
+@pytest.mark.parametrize("figure", [math.nan, math.inf])
+def test_no_transcript_is_made_that_could_not_be_read_again(figure: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        Segment(**segment(0, 0.5, 1.25, "Hello.", None).model_dump() | {"avg_logprob": figure})
 
 
 def test_text_has_a_paragraph_per_speaker() -> None:

@@ -28,6 +28,7 @@ from worker.work import DIARIZATION_FAILED, Work
 
 log = logger("worker.engine")
 CHECK_EVERY_S = 0.25
+LOUDEST = 2.0**31  # float recordings are also met scaled as 16-bit and 32-bit integers; beyond that is damage
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Engine:
         Whether a transcript without speakers is good enough is the runner's to say: its warnings tell.
         """
         begun = perf_counter()
-        waveform = np.frombuffer(work.audio, dtype=np.float32).copy()  # the models want to own what they read
+        waveform = _waveform(work.audio)
         progress = Progress(work.report)
         timed_by = Timekeeper(self._parts.aligners, work.options)
         windows = self._windows(waveform, work, progress)
@@ -181,6 +182,14 @@ class _Stop(threading.Event):
         self._work.check()
         if self.is_set():
             raise LeaseLost(self._work.job_id)
+
+
+def _waveform(audio: bytes) -> Waveform:
+    """Silent where a damaged float recording holds no number, or an absurd one: one such sample would silence seconds around it."""
+    waveform = np.frombuffer(audio, dtype=np.float32).copy()  # the models want to own what they read
+    if len(waveform) and not -LOUDEST <= waveform.min() <= waveform.max() <= LOUDEST:  # nan answers no
+        waveform[~(np.abs(waveform) <= LOUDEST)] = 0.0
+    return waveform
 
 
 def _without_speakers(error: Exception, work: Work) -> Spoken:

@@ -1,5 +1,7 @@
 """The engine as a whole: the multilingual model, what is kept for a retry, and what happens when a half of it breaks."""
 
+import math
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +173,15 @@ def test_a_recording_that_broke_off_says_so(engine: Engine, audio: bytes) -> Non
     attempt = Attempt(audio[: len(audio) // 4 * 2], diarize=False)
     whole = replace(attempt.work, duration_s=float(SECONDS))
     assert [warning.code for warning in engine.transcribe(whole).warnings] == ["truncated"]
+
+
+@pytest.mark.parametrize("damage", [math.nan, math.inf, -math.inf, 1e38])
+def test_samples_that_are_no_sound_do_not_silence_the_speech_around_them(engine: Engine, audio: bytes, damage: float) -> None:
+    samples = array("f", audio)
+    samples[:: 16_000 * 2] = array("f", [damage] * len(samples[:: 16_000 * 2]))
+    transcript = engine.transcribe(Attempt(samples.tobytes(), language="en").work)
+    assert "service desk" in transcript.text
+    assert [speaker.label for speaker in transcript.speakers] == ["SPEAKER_00", "SPEAKER_01"]
 
 
 @pytest.mark.parametrize("samples", [0, 1, 400, 3200])
