@@ -157,6 +157,8 @@ def _complaint(said: str) -> str:
     """ffmpeg's own words made fit to show."""
     if "matches no streams" in said:
         return "the file holds no audio: send a recording, or a video with a sound track"
+    if "moov atom not found" in said:
+        return "the file is not whole: the index of this MP4 or M4A is missing; send it again, or repair it if its recording broke off"
     if "Invalid data" in said or "not in allowed list" in said or "whitelist" in said:
         return "the file is not a recording that can be decoded: send WAV, MP3, FLAC, Ogg, M4A, MP4, WebM or another common format"
     first = next((line for line in said.splitlines() if line.strip()), "no reason given")

@@ -104,6 +104,14 @@ def test_a_video_without_sound_is_refused_with_what_to_do(media: Ffmpeg, ffmpeg:
             act(path)
 
 
+def test_an_m4a_that_was_cut_off_is_told_apart_from_what_is_no_recording(media: Ffmpeg, ffmpeg: str, tmp_path: Path) -> None:
+    path = make(ffmpeg, tmp_path / "a.m4a", *TONE, "-c:a", "aac")
+    path.write_bytes(path.read_bytes()[:10_000])
+    for act in (media.probe, media.decode):
+        with pytest.raises(InvalidMedia, match="the file is not whole"):
+            act(path)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", bytes(5000), b"RIFF\x00\x00\x00\x00WAVE", b"ffconcat version 1.0\nfile 'secret.wav'\n", b"#EXTM3U\n"]
 )
