@@ -38,7 +38,7 @@ def notices(outcome: Outcome, work: Work) -> tuple[Notice, ...]:
         outcome.spoken.failure,
         _no_speech(outcome.windows, outcome.heard),
         _unsure(outcome.heard.language),
-        _looped(outcome.heard.recognitions),
+        _looped(outcome.heard.recognitions, work.offset_s),
         _miscounted(outcome.spoken, work.options),
         _untimed(outcome.segments, work.options),
     )
@@ -68,8 +68,8 @@ def _unsure(language: Language) -> Notice | None:
     )
 
 
-def _looped(recognitions: Sequence[Recognition]) -> Notice | None:
-    places = [f"{recognition.window.start:.0f} s" for recognition in recognitions if recognition.temperature > 0]
+def _looped(recognitions: Sequence[Recognition], offset_s: float) -> Notice | None:
+    places = [f"{offset_s + recognition.window.start:.0f} s" for recognition in recognitions if recognition.temperature > 0]
     if not places:
         return None
     where = ", ".join(places[:MOST_PLACES])
