@@ -5,8 +5,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# "This version of torchaudio is old". A filter, since speechbrain sets its loggers' levels itself.
-logging.getLogger("speechbrain.utils.torch_audio_backend").addFilter(lambda _: False)
+# "This version of torchaudio is old", "Registered checkpoint save hook". Filters, since speechbrain sets its loggers' levels itself.
+for _name in ("speechbrain.utils.torch_audio_backend", "speechbrain.utils.checkpoints"):
+    logging.getLogger(_name).addFilter(lambda _: False)
 # "Lightning automatically upgraded your loaded checkpoint": in memory, of the weights inside WhisperX's wheel
 logging.getLogger("pytorch_lightning.utilities.migration.utils").setLevel(logging.WARNING)
 
