@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from core.errors import CallerError, LeaseLost
 from core.figures import Memory, WorkerFigures
 from core.job import JobOptions, Stage
@@ -24,11 +22,11 @@ from worker.engine.results import SAMPLE_RATE, SpeakerTurn, Waveform, Window
 from worker.engine.speakers import assign_speakers
 from worker.engine.timekeeper import Timekeeper
 from worker.engine.vad import VoiceActivityDetector
+from worker.engine.waveforms import waveform_of
 from worker.work import DIARIZATION_FAILED, Work
 
 log = logger("worker.engine")
 CHECK_EVERY_S = 0.25
-LOUDEST = 2.0**31  # float recordings are also met scaled as 16-bit and 32-bit integers; beyond that is damage
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Engine:
         Whether a transcript without speakers is good enough is the runner's to say: its warnings tell.
         """
         begun = perf_counter()
-        waveform = _waveform(work.audio)
+        waveform = waveform_of(work.audio)
         progress = Progress(work.report)
         timed_by = Timekeeper(self._parts.aligners, work.options)
         windows = self._windows(waveform, work, progress)
@@ -182,14 +180,6 @@ class _Stop(threading.Event):
         self._work.check()
         if self.is_set():
             raise LeaseLost(self._work.job_id)
-
-
-def _waveform(audio: bytes) -> Waveform:
-    """Silent where a damaged float recording holds no number, or an absurd one: one such sample would silence seconds around it."""
-    waveform = np.frombuffer(audio, dtype=np.float32).copy()  # the models want to own what they read
-    if len(waveform) and not -LOUDEST <= waveform.min() <= waveform.max() <= LOUDEST:  # nan answers no
-        waveform[~(np.abs(waveform) <= LOUDEST)] = 0.0
-    return waveform
 
 
 def _without_speakers(error: Exception, work: Work) -> Spoken:
