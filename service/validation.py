@@ -15,7 +15,8 @@ KNOWN = f"a recording comes as `file` or its URL as `source`; the options are {'
 
 # Names of the same in the APIs that people come from: OpenAI's, AssemblyAI's, Deepgram's, Bazarr's.
 ELSEWHERE = {
-    "audio": "file", "audio_file": "file", "audio_url": "source", "url": "source", "webhook_url": "callback_url", "callback": "callback_url",
+    "audio": "file", "audio_file": "file", "audio_url": "source", "url": "source",
+    "webhook_url": "callback_url", "callback": "callback_url",
     "speaker_labels": "diarize", "speakers_expected": "num_speakers", "language_code": "language", "prompt": "initial_prompt",
 }  # fmt: skip
 EXAMPLES = {"body": '{"source": "https://example.org/talk.mp3"}', "metadata": '{"order": 7}'}

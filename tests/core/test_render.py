@@ -4,8 +4,6 @@ import math
 import pytest
 from pydantic import ValidationError
 
-import pytest
-
 from core.render import Format, render
 from core.transcript import Models, Run, Segment, Speaker, Timing, Transcript, Turn, Word
 
