@@ -75,7 +75,7 @@ BYTES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a RIFF head alone": (lambda: hostile.wav()[:20], NO_RECORDING),
     "a WAV head alone": (lambda: hostile.wav(data=b""), EMPTY),
     "a FLAC head alone": (lambda: hostile.flac(0, total_samples=16000), ""),
-    "a MOV head alone": (lambda: hostile.mov()[:60], NO_RECORDING),
+    "a MOV head alone": (lambda: hostile.mov()[:60], "the file is not whole"),
     "a MOV whose sound is in a file beside it": (lambda: hostile.mov(dref=hostile.mac_alias("secret.wav")), EMPTY),
     "a MOV whose sound is in the folder above": (lambda: hostile.mov(dref=hostile.mac_alias("../elsewhere.wav")), EMPTY),
     "a MOV that announces 149 hours": (lambda: hostile.mov(duration=0xFFFFFFF0), "1.0"),

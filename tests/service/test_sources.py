@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[object, int, str | None, str]] = {
     "a wrong option": ({"source": SOURCE, "num_speakers": "many"}, 422, "num_speakers", "integer"),
     "a wrong type": ({"source": SOURCE, "metadata": "text"}, 422, "metadata", "dictionary"),
     "deep metadata": ({"source": SOURCE, "metadata": json.loads('{"a":' * 60 + "1" + "}" * 60)}, 422, "metadata", "nested deeper"),
-    "large metadata": ({"source": SOURCE, "metadata": {"a": "x" * 20_000}}, 422, "metadata", "16 kB"),
+    "large metadata": ({"source": SOURCE, "metadata": {"a": "x" * 20_000}}, 422, "metadata", "16,000 characters"),
     "another model": ({"source": SOURCE, "model": "large-v9"}, 422, "model", "this installation runs tiny"),
     "a list": ([SOURCE], 422, "body", 'JSON object such as {"source"'),
     "no JSON": (b"source=https://example.org", 422, "body", "not valid JSON"),

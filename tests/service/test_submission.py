@@ -87,7 +87,7 @@ REFUSED_FIELDS = [
     ({"metadata": '{"a": NaN}'}, 422, "invalid_request", "metadata", "not valid JSON"),
     ({"metadata": '{"a": "\\ud800"}'}, 422, "invalid_request", "metadata", "not valid JSON"),
     ({"metadata": '{"a":' * 600 + "1" + "}" * 600}, 422, "invalid_request", "metadata", ""),
-    ({"metadata": json.dumps({"a": "x" * 20_000})}, 422, "invalid_request", "metadata", "16 kB"),
+    ({"metadata": json.dumps({"a": "x" * 20_000})}, 422, "invalid_request", "metadata", "16,000 characters"),
     ({"model": "large-v9"}, 422, "invalid_request", "model", "this installation runs tiny"),
     ({"clip_start": "5"}, 422, "invalid_request", "clip_start", "behind the end"),
     ({"clip_start": "inf"}, 422, "invalid_request", "clip_start", "finite"),
