@@ -7,6 +7,7 @@ from typing import Any, Literal
 import structlog
 
 Logger = Any  # structlog's bound loggers are typed at run time only
+_processors: list[Any] = []  # changed in place: a logger keeps the list that it was first used with
 
 
 def configure(process: str, *, level: str, form: Literal["json", "console"]) -> None:
@@ -26,8 +27,9 @@ def configure(process: str, *, level: str, form: Literal["json", "console"]) -> 
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("spillway").setLevel(level.upper())
+    _processors[:] = [*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=_processors,
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
