@@ -30,7 +30,8 @@ OnBusy = Callable[[ServiceBusy, float], None]  # what it said, and the seconds u
 
 
 class SpillwayClient:
-    """Every method raises `ServiceRefused` with the service's code and message, or `ServiceAway`."""
+    """Every method raises `ServiceRefused` with the service's code and message, or `ServiceAway`; for an address, a key or an id that
+    is none a bare `SpillwayError`, before anything is sent."""
 
     def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_s: float = 30.0) -> None:
         url = _address(base_url)
@@ -183,9 +184,9 @@ def _address(base_url: str) -> httpx.URL:
 
 
 def _path(job_id: str) -> str:
-    if not job_id:
-        raise SpillwayError("the job's id is empty: `spillway jobs` lists those there are", code="malformed_id")
-    return f"/v1/jobs/{quote(job_id, safe='')}"
+    if not job_id.strip("."):  # as in a path of files it would lead elsewhere, quoted or not
+        raise SpillwayError(f"{job_id!r} is no job's id: `spillway jobs` lists those there are", code="malformed_id")
+    return f"/v1/jobs/{quote(job_id, safe='', errors='replace')}"
 
 
 def _sendable(filename: str) -> str:

@@ -1,6 +1,6 @@
 """What can go wrong between a client and the service.
 
-SpillwayError
+SpillwayError            by itself: an address, an API key or an id that is none; nothing was sent
 ├── ServiceRefused       the service answered with a problem: `status`, `code`, `message`, `field`
 │   └── ServiceBusy      429, 503: worth another try after `retry_after_s`
 └── ServiceAway          no answer: not running, not reachable, or broken off

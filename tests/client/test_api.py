@@ -113,7 +113,7 @@ def test_a_file_of_any_name_is_sent(client: SpillwayClient, recording: Path, nam
     assert client.submit(recording.rename(recording.with_name(named))).filename == shown
 
 
-@pytest.mark.parametrize("job_id", ["../queue", "a/../../queue", "x?y", "#"])
+@pytest.mark.parametrize("job_id", ["../queue", "a/../../queue", "x?y", "#", "\udcff"])
 def test_an_id_leads_nowhere_but_to_a_job(client: SpillwayClient, job_id: str) -> None:
     for call in (client.job, client.transcript, client.deliveries, client.cancel, client.delete):
         with pytest.raises(ServiceRefused) as refused:
@@ -121,9 +121,11 @@ def test_an_id_leads_nowhere_but_to_a_job(client: SpillwayClient, job_id: str) -
         assert refused.value.status == 404
 
 
-def test_an_empty_id_asks_for_nothing(client: SpillwayClient) -> None:
-    with pytest.raises(SpillwayError, match="id is empty"):
-        client.delete("")
+@pytest.mark.parametrize("job_id", ["", ".", ".."])
+def test_what_is_no_id_asks_for_nothing(client: SpillwayClient, job_id: str) -> None:
+    for call in (client.job, client.transcript, client.deliveries, client.cancel, client.delete):
+        with pytest.raises(SpillwayError, match="is no job's id: `spillway jobs` lists"):
+            call(job_id)
 
 
 @pytest.mark.parametrize(
