@@ -38,6 +38,8 @@ def progress_of(job: Job) -> ProgressOf:
         if job.stage:
             return ProgressOf(STAGES.get(job.stage, job.stage), 0.0)
         return ProgressOf(_waiting(job), 0.0)
+    if job.state == "running" and job.cancel_requested:
+        return ProgressOf("being cancelled", job.progress)
     if job.state == "running":
         return ProgressOf(STAGES.get(job.stage or "", job.stage or "starting"), job.progress)
     return ProgressOf(job.state, 1.0 if job.state == "succeeded" else job.progress)

@@ -31,6 +31,7 @@ class Job:
     attempt: int
     runner: str | None  # local or modal, where its last attempt runs or ran
     losses: int
+    cancel_requested: bool  # while it ran; until it has ended its runner is letting go of it
     queue_position: int | None  # jobs before it
     waiting_for: str | None  # models, worker or turn, while it is queued
     downloading: Download | None  # the models that it waits for

@@ -37,7 +37,7 @@ class JobView(BaseModel):
     attempt: int = Field(description="Raised by every start.")
     runner: Literal["local", "modal"] | None = Field(description="Where its last attempt runs or ran; null before the first.")
     losses: int = Field(description="Runners that died with it.")
-    cancel_requested: bool = Field(description="Cancelled while it ran: its runner lets go of it within seconds.")
+    cancel_requested: bool = Field(description="Whether it was cancelled while it ran; until it has ended its runner is letting go of it.")
     queue_position: int | None = Field(
         description="Jobs before it, as far as can be told; null while its source is fetched and once it does not wait."
     )

@@ -267,6 +267,8 @@ def test_a_transcript_without_speakers_and_with_brackets_is_shown_as_it_is() -> 
         ({"state": "queued", "waiting_for": "worker"}, "waiting for a fit worker (`spillway queue` says why)", 0.0),
         ({"state": "running", "progress": 0.0}, "starting", 0.0),
         ({"state": "running", "stage": "asr", "progress": 0.4}, "recognizing speech", 0.4),
+        ({"state": "running", "stage": "asr", "progress": 0.4, "cancel_requested": True}, "being cancelled", 0.4),
+        ({"state": "cancelled", "stage": "asr", "progress": 0.4, "cancel_requested": True}, "cancelled", 0.4),
         ({"state": "succeeded", "progress": 1.0}, "succeeded", 1.0),
         ({"state": "failed", "progress": 0.4}, "failed", 0.4),
     ],
