@@ -53,17 +53,17 @@ environment: dict[str, str | None] = {
 
 
 def secret(name: str | None, *keys: str) -> modal.Secret | None:
-    """A Secret of the account by its name; missing, it ends the deployment with the command that makes it."""
+    """A Secret of the account by its name; if Modal gives none, it ends the deployment with the command that makes it."""
     if name is None:
         return None
     found = modal.Secret.from_name(name, environment_name=settings.modal_environment, required_keys=list(keys))
     if modal.is_local():
         try:
             found.hydrate()
-        except (modal.exception.NotFoundError, modal.exception.InvalidError) as error:
+        except modal.exception.Error as error:
             wanted = keys or ("REGISTRY_USERNAME", "REGISTRY_PASSWORD")  # as most registries take them
             command = " ".join(["modal secret create", name, *(f"{key}=…" for key in wanted)])
-            sys.exit(f"Modal has no Secret {' with '.join([name, *keys])} ({error}): make it,\n  {command}")
+            sys.exit(f"Modal gives no Secret {' with '.join([name, *keys])} ({error}): if it is missing, make it,\n  {command}")
     return found
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from grpclib import Status
 
 from tests.conftest import ROOT
 from tests.modal_deployment import DeployableServer, Deployment, checkout_of, deploy, deployed
+from tests.modal_wire import Fault
 
 CONTENTS = ("core", "worker")
 DIGEST = f"registry.example/worker@sha256:{'0' * 64}"
@@ -121,10 +123,18 @@ def test_a_missing_secret_is_named_with_the_command_that_makes_it(
 ) -> None:
     done = deploy(server, checkout, **settings)
     assert done.returncode != 0
-    assert f"Modal has no Secret {missing}" in done.stderr
+    assert f"Modal gives no Secret {missing}" in done.stderr
     assert f"modal secret create hub {keys}" in done.stderr
     assert "Traceback" not in done.stderr
     assert not server.deployment.is_published
+
+
+def test_a_secret_that_the_token_may_not_read_is_named(server: DeployableServer, checkout: Path) -> None:
+    server.faults = [Fault("SecretGetOrCreate", Status.PERMISSION_DENIED, "not for this token", times=100)]
+    done = deploy(server, checkout, SPILLWAY_MODAL_HF_SECRET="hub")
+    assert done.returncode != 0
+    assert "Modal gives no Secret hub with SPILLWAY_HF_TOKEN (not for this token): if it is missing, make it" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
