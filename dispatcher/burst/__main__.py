@@ -157,7 +157,7 @@ def _too_dear(settings: Settings, parts: Parts) -> str | None:
 
 
 def _may_cost_usd(settings: Settings, parts: Parts) -> float:
-    return _dearest(settings) * (parts.gauges.cold_start_s + parts.gauges.deadline_s(CHECK_S))
+    return _dearest(settings) * (parts.gauges.cold_start_s + parts.gauges.deadline_s(CHECK_S) + settings.modal_scaledown_s)
 
 
 def _cost_usd(settings: Settings, reply: Reply, *, cold_s: float, waited_s: float) -> float:

@@ -197,11 +197,12 @@ def test_no_token_is_said(typed: Any) -> None:
     assert "SPILLWAY_MODAL_TOKEN_ID and SPILLWAY_MODAL_TOKEN_SECRET" in complaint
 
 
-def test_check_over_the_cap_sends_nothing(box: BurstBox, typed: Any) -> None:
-    box.bursts.post(0.99)
-    status, _, complaint = typed("check")
+@pytest.mark.parametrize(("gone_usd", "scaledown_s"), [(0.99, "30"), (0.5, "1200")], ids=["spent", "a container that idles for long"])
+def test_check_over_the_cap_sends_nothing(box: BurstBox, typed: Any, gone_usd: float, scaledown_s: str) -> None:
+    box.bursts.post(gone_usd)
+    status, _, complaint = typed("check", modal_scaledown_s=scaledown_s)
     assert (status, box.server.calls) == (1, {})
-    assert re.search(r"it may cost \$0\.\d\d, beyond a cap: \$0\.99 of the day", complaint)
+    assert re.search(rf"it may cost \$0\.\d\d, beyond a cap: \${gone_usd:.2f} of the day", complaint)
     assert "of SPILLWAY_BURST_DAY_USD=1.00 and SPILLWAY_BURST_MONTH_USD=25.00" in complaint
 
 
