@@ -6,7 +6,7 @@ from worker.engine.results import Waveform
 
 OVERSHOOT = 8.0  # times full scale; decoders of lossy formats stay below 2
 LARGEST_SCALE = 2.0**31  # some recordings in floats are scaled as integers of 16 or 32 bits
-DAMAGED_SHARE = 0.01  # of the samples: more than this beyond full scale are the recording's own scale
+DAMAGED_SHARE = 0.01  # of the samples that are not 0: more than this beyond full scale are the recording's own scale
 
 
 def waveform_of(audio: bytes) -> Waveform:
@@ -23,7 +23,7 @@ def waveform_of(audio: bytes) -> Waveform:
 def _mend(waveform: Waveform) -> None:
     waveform[~(np.abs(waveform) <= LARGEST_SCALE)] = 0.0
     beyond = np.abs(waveform) > OVERSHOOT
-    if beyond.mean() > DAMAGED_SHARE:
+    if np.count_nonzero(beyond) > DAMAGED_SHARE * np.count_nonzero(waveform):
         waveform /= np.abs(waveform).max()
     else:
         waveform[beyond] = 0.0

@@ -33,6 +33,11 @@ def test_what_is_scaled_as_integers_is_brought_to_full_scale(scale: float) -> No
     np.testing.assert_allclose(waveform_of(given.tobytes()), 2 * TONE, atol=1e-3)
 
 
+def test_a_little_speech_in_a_long_silence_is_brought_to_full_scale_too() -> None:
+    mended = waveform_of(np.concatenate([np.zeros(200 * len(TONE), np.float32), TONE * np.float32(2**15)]).tobytes())
+    np.testing.assert_allclose(mended[-len(TONE) :], 2 * TONE, atol=1e-3)
+
+
 @pytest.mark.parametrize("audio", [b"", np.full(100, math.nan, np.float32).tobytes()])
 def test_without_any_sound_it_is_silence(audio: bytes) -> None:
     assert not waveform_of(audio).any()
