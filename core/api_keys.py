@@ -19,7 +19,8 @@ TEXT = re.compile(r"spillway_([0-9a-z]{12})_([A-Za-z0-9_-]{43})")
 ID_BYTES, SECRET_BYTES = 6, 32  # 12 and 43 characters
 NAME_CHARACTERS = 100
 NOBODYS_DIGEST = "0" * 64
-ASK_FOR_ONE = "whoever runs this service makes one with `python -m service.keys create NAME`"
+CREATE = "python -m service.keys create NAME"
+ASK_FOR_ONE = f"whoever runs this service makes one with `{CREATE}`"
 
 
 class Scope(StrEnum):
@@ -27,7 +28,7 @@ class Scope(StrEnum):
     ADMIN = "admin"  # the jobs of all
 
 
-ASK_FOR_ADMINS = f"{ASK_FOR_ONE.removesuffix('`')} --scope {Scope.ADMIN}`"
+ASK_FOR_ADMINS = f"whoever runs this service makes one with `{CREATE} --scope {Scope.ADMIN}`"
 
 
 @dataclass(frozen=True)

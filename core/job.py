@@ -196,4 +196,5 @@ def check_duration(duration_s: float, options: JobOptions, max_duration_s: float
     if options.clip_start is not None and options.clip_start >= duration_s:
         raise InvalidRequest(f"clip_start: lies behind the end of the recording, which lasts {duration_s:.1f} s", field="clip_start")
     if options.clip_s(duration_s) < min(SHORTEST_CLIP_S, duration_s):
-        raise InvalidRequest("clip_end: the clip is shorter than a millisecond: let it end later, or begin earlier", field="clip_end")
+        field = "clip_start" if options.clip_end is None else "clip_end"
+        raise InvalidRequest(f"{field}: the clip is shorter than a millisecond: let it begin earlier, or end later", field=field)

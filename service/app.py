@@ -11,7 +11,7 @@ from service import access, deliveries, direct_uploads, docs, edge, events, jobs
 from service.collaborators import Collaborators, give
 
 APIS = (jobs.api, direct_uploads.api, transcripts.api, deliveries.api, events.api, queue.api, probes.api)
-BODILESS_BYTES = 64 * 1024  # no route but the upload, which sets its own limit, takes a body
+BODILESS_BYTES = 64 * 1024  # POST /v1/jobs, the one route that takes more, sets limits of its own
 
 
 class JsonProvider(DefaultJSONProvider):

@@ -52,7 +52,7 @@ def refusal(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = shown(".".join(str(part) for part in first["loc"][:1]))
     if first["type"] == "extra_forbidden":
-        return UnknownOption(f"unknown parameter {field!r}", field=field)
+        return UnknownOption(f"unknown parameter {field!r}: /docs shows those of this address", field=field)
     if first["type"] == "model_type":
         return InvalidRequest("send a JSON object such as {}, with Content-Type: application/json")
     said = first["msg"].removeprefix("Value error, ")

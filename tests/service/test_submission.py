@@ -93,7 +93,7 @@ REFUSED_FIELDS = [
     ({"clip_start": "inf"}, 422, "invalid_request", "clip_start", "finite"),
     ({"clip_end": "inf"}, 422, "invalid_request", "clip_end", "finite"),
     ({"clip_start": "0.5", "clip_end": "0.5000001"}, 422, "invalid_request", "clip_end", "shorter than a millisecond"),
-    ({"clip_start": "1.9999999"}, 422, "invalid_request", "clip_end", "shorter than a millisecond"),
+    ({"clip_start": "1.9999999"}, 422, "invalid_request", "clip_start", "shorter than a millisecond"),
     ({"clip_start": "nan"}, 422, "invalid_request", "clip_start", ""),
     ({"initial_prompt": "x" * 70_000}, 422, "invalid_request", "initial_prompt", "longer than 64 kB"),
 ]
