@@ -109,7 +109,7 @@ class Ffmpeg:
         most_s: float = MOST_S,
         check: Callable[[], None] = nothing,
     ) -> bytes:
-        """What `decode` gives, fit to travel: clipped at full scale, else lossless but for the last of 24 bits. Raises as `decode`."""
+        """What `decode` gives, fit to travel: clipped at full scale (nan too), and without the last of 24 bits. Raises as `decode`."""
         samples = ["-sample_fmt", "s32", "-bits_per_raw_sample", "24"]
         wanted = [*WHOLE, "-ac", "1", "-ar", str(SAMPLE_RATE), "-c:a", "flac", *samples, "-f", "flac", "-"]
         most_bytes = math.ceil(most_s * SAMPLE_RATE) * BYTES_PER_SAMPLE  # more than FLAC takes at its worst
