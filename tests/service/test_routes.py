@@ -131,6 +131,10 @@ def test_a_wrong_query_is_refused_by_name(box: Box, query: str, field: str) -> N
     assert (response.status_code, response.get_json()["field"]) == (422, field)
 
 
+def test_an_unknown_parameter_is_refused_with_where_to_look(box: Box) -> None:
+    assert box.http.get("/v1/jobs?offset=3").get_json()["detail"] == "unknown parameter 'offset': /docs shows those of this address"
+
+
 @pytest.mark.parametrize(
     ("form", "content_type", "said"),
     [
