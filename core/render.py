@@ -25,7 +25,7 @@ MEDIA_TYPES = {
     Format.TSV: "text/tab-separated-values; charset=utf-8",
     Format.RTTM: "text/plain; charset=utf-8",
 }
-BREAKS = re.compile(r"\s*[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")  # in a text they would end its line, cue or column
+BREAKS = re.compile(r"(?<!\s)\s*[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")  # in a text they would end its line, cue or column
 
 
 def render(transcript: Transcript, form: Format) -> str:
