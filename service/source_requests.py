@@ -11,7 +11,7 @@ from core.urls import GS, check_url
 from service.validation import check_known, json_object
 
 MEDIA_TYPE = "application/json"
-DOCUMENT_BYTES = 128 * 1024  # 16,000 characters of metadata and 4,000 of prompt, each escaped as \u0000, and three addresses
+DOCUMENT_BYTES = 256 * 1024  # 16,000 characters of metadata and 4,000 of prompt, each escaped in 12 bytes at most, and three addresses
 SCHEMES = ("https", "http", "gs")
 
 

@@ -36,6 +36,11 @@ def test_a_source_is_taken_at_once_and_wakes_no_worker(box: Box) -> None:
     assert (box.stored_files(), box.wakeups) == ([], 0)
 
 
+def test_a_document_has_room_for_all_that_its_options_may_hold(box: Box) -> None:
+    longest = {"source": SOURCE, "initial_prompt": "🎙" * 4_000, "metadata": {"note": "🎙" * 15_900}}
+    assert send(box, json.dumps(longest).encode()).get_json()["metadata"] == longest["metadata"]
+
+
 def test_a_form_may_name_the_source_too(box: Box) -> None:
     form = {"source": SOURCE, "language": "en", "num_speakers": "2", "diarize": "true", "metadata": '{"order": 7}'}
     from_form = box.http.post("/v1/jobs", data=form, content_type="multipart/form-data").get_json()
@@ -104,7 +109,7 @@ REFUSED: dict[str, tuple[object, int, str | None, str]] = {
     "a name twice": (b'{"source": "https://a.example/", "source": "https://b.example/"}', 422, "body", "twice"),
     "no end of brackets": (b"[" * 100_000, 422, "body", "not valid JSON"),
     "a number without end": (b'{"source": ' + b"9" * 10_000 + b"}", 422, "body", "not valid JSON"),
-    "a large document": (b" " * (DOCUMENT_BYTES + 1), 413, None, "larger than 128 kB"),
+    "a large document": (b" " * (DOCUMENT_BYTES + 1), 413, None, "larger than 256 kB"),
 }
 
 
