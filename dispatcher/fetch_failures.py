@@ -1,7 +1,16 @@
 """What a job is told of a source that did not come."""
 
+import re
+from pathlib import Path
+
 from core.errors import CallerError, OurError, SourceRefused, SourceUnreachable, SpillwayError
 from core.job import JobFailure
+
+WEB_PAGE = (
+    "the source is a web page, not a recording: give the address that the file itself is downloaded from without signing in,"
+    " or upload the recording"
+)
+PAGE_BEGINS = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)\b", re.IGNORECASE)
 
 
 def failure_of(error: Exception) -> JobFailure:
@@ -23,3 +32,9 @@ def _said_of(error: CallerError) -> str:
             return f"the source could not be fetched: {error}"
         case _:
             return str(error)
+
+
+def is_web_page(path: Path) -> bool:
+    """Where somebody has to sign in or to press a button, servers answer 200 all the same."""
+    with path.open("rb") as content:
+        return bool(PAGE_BEGINS.match(content.read(1024)))

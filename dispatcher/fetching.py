@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from core.errors import (
     CallerError,
     DiskFull,
+    InvalidMedia,
     JobNotFound,
     SourceRefused,
     StorageUnavailable,
@@ -23,7 +25,7 @@ from core.leased import Lease
 from core.log import logger
 from core.media import Ffmpeg
 from core.partial_file import StoredFile
-from dispatcher.fetch_failures import failure_of, given_up
+from dispatcher.fetch_failures import WEB_PAGE, failure_of, given_up, is_web_page
 from dispatcher.flights import Flight, Flights, Stopped
 from dispatcher.landing import Fetch, Interrupted, Landing
 
@@ -192,11 +194,19 @@ class Fetcher:
             )
         self._schemes[scheme](job.source or "", landing, flight.check)
         flight.check()
-        duration_s = self._ffmpeg.probe(landing.path()).duration_s  # where it came down: what is refused goes no further
+        duration_s = self._probed(landing.path())  # where it came down: what is refused goes no further
         check_duration(duration_s, job.options, self._limits.max_duration_s)
         stored = self._stored(flight)
         fetched = Fetched(duration_s=duration_s, input_key=stored.key, input_bytes=stored.bytes, input_sha256=stored.sha256)
         return Outcome("fetched", lambda: self._fetches.complete(job, fetched))
+
+    def _probed(self, path: Path) -> float:
+        try:
+            return self._ffmpeg.probe(path).duration_s
+        except InvalidMedia as error:
+            if is_web_page(path):
+                raise InvalidMedia(WEB_PAGE) from error
+            raise
 
     def _stored(self, flight: Flight[Fetching, Outcome]) -> StoredFile:
         """A bucket that is away is waited for: what has come is not fetched again for that."""

@@ -24,7 +24,8 @@ def test_a_source_becomes_a_pending_job(box: FetchBox, server: SourceServer) -> 
 
 
 REFUSED: dict[str, tuple[Callable[[Visit], None], str, str]] = {
-    "a page": (lambda visit: visit.say(200, b"<html>Please sign in</html>" * 50), "invalid_media", "not a recording"),
+    "a page": (lambda visit: visit.say(200, b"<html>Please sign in</html>" * 50), "invalid_media", "a web page, not a recording"),
+    "a page behind blanks": (lambda visit: visit.say(200, b"\r\n\t<!DOCTYPE HTML>\n"), "invalid_media", "a web page, not a recording"),
     "nothing": (lambda visit: visit.say(200), "invalid_media", ""),
     "a WAV without samples": (lambda visit: visit.say(200, wav(0)), "invalid_media", ""),
     "too long": (lambda visit: visit.say(200, wav(26)), "too_large", "lasts 26.000 s"),
