@@ -24,6 +24,7 @@ MOST_ADDRESSES = 4  # tried one after another; an answer of thousands must not h
 
 # What can only be meant inside, whoever answers for it (RFC 6761, 6762, 8375, and what routers and clouds use).
 INSIDE = ("localhost", "local", "internal", "intranet", "lan", "home", "corp", "private", "home.arpa", "localdomain")
+LONGEST_NAME = 253  # RFC 1035, as it is written
 LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 NAME = re.compile(rf"{LABEL}(\.{LABEL})+", re.ASCII)
 ODD_NUMBER = re.compile(r"(^|\.)(0x[0-9a-f]*|[0-9]+)$", re.ASCII)  # what the C library reads as IPv4: 127.1, 0x7f.1, 2130706433
@@ -95,6 +96,8 @@ class Guard:
     def _check_host(self, host: str) -> None:
         if host in self._names or _is_address(host):
             return
+        if len(host) > LONGEST_NAME:
+            raise SourceRefused(f"{host[:LONGEST_NAME]}…: no name is that long")
         if "%" in host or ODD_NUMBER.search(host):
             raise SourceRefused(f"{host}: write the address in its usual form")
         if not NAME.fullmatch(host) or any(host == inside or host.endswith(f".{inside}") for inside in INSIDE):

@@ -16,7 +16,8 @@ from dispatcher.outbound import guarded_client, retry_after_s
 REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 5
 PASSING = (408, 425, 429)  # beside every 5xx: the same request may do better later
-CONTENT_RANGE = re.compile(r"bytes (?P<start>\d+)-\d+/(\d+|\*)")
+CONTENT_RANGE = re.compile(r"bytes (?P<start>\d{1,18})-(?P<last>\d{1,18})/(?P<total>\d{1,18})", re.ASCII)
+VERIFY_FAILED = re.compile(r"certificate verify failed: (?P<why>.+?)\.?( \(_ssl|$)")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class HttpFetch:
     def __call__(self, source: str, landing: Landing, check: Callable[[], None]) -> None:
         watch = _Watch(self._patience, landing, check)
         with (
-            _translated(),
+            _translated(landing),
             guarded_client(self._guard, tls=self._tls, watch=watch, timeout=self._timeout) as http,
             _answer(http, source, landing) as response,
         ):
@@ -51,8 +52,11 @@ class HttpFetch:
                 return
             announced = _prepare(response, landing)
             watch.begin_body(self._max_bytes if announced is None else announced)
+            whole = None if announced is None else landing.arrived_bytes + announced
             for chunk in response.iter_raw():
                 landing.write(chunk)
+            if whole not in (None, landing.arrived_bytes):  # a part's own length is its server's word, which h11 does not know
+                raise Interrupted(f"its server sent {landing.arrived_bytes} bytes of {whole}")
 
 
 class _Watch:
@@ -84,13 +88,24 @@ class _Watch:
 def _answer(http: httpx.Client, source: str, landing: Landing) -> Iterator[httpx.Response]:
     """The last answer behind all redirects; each hop is a request of its own, checked like the first."""
     url = httpx.URL(source)
-    for _ in range(MOST_REDIRECTS + 1):
-        with http.stream("GET", url, headers=_range(landing)) as response:
+    for hop in range(MOST_REDIRECTS + 1):
+        with _redirected(hop), http.stream("GET", url, headers=_range(landing)) as response:
             if response.status_code not in REDIRECTS:
                 yield response
                 return
-            url = _target(url, response)
+        url = _target(url, response)
     raise SourceUnreachable(f"its server redirects more than {MOST_REDIRECTS} times")
+
+
+@contextmanager
+def _redirected(hop: int) -> Iterator[None]:
+    """A refusal speaks of the URL that the caller knows, or says that it is of another."""
+    try:
+        yield
+    except SourceRefused as error:
+        if not hop:
+            raise
+        raise SourceRefused(f"its server redirects to a URL that is not reached: {error}") from error
 
 
 def _range(landing: Landing) -> dict[str, str]:
@@ -120,7 +135,8 @@ def _is_complete(response: httpx.Response, landing: Landing) -> bool:
     if status in PASSING or status >= 500:
         raise Interrupted(f"its server answered {status}", after_s=retry_after_s(response))
     if status not in (200, 206):
-        raise SourceUnreachable(f"its server answered {status} {response.reason_phrase}".rstrip() + ": check the URL and that it is open")
+        said = f"{status} {httpx.codes.get_reason_phrase(status)}".rstrip()  # a server's own words can be anything, and 60 kB long
+        raise SourceUnreachable(f"its server answered {said}: check the URL and that it is open")
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
         raise SourceUnreachable("its server sends it compressed although asked not to: upload the recording instead")
     return False
@@ -130,19 +146,24 @@ def _prepare(response: httpx.Response, landing: Landing) -> int | None:
     """Makes the landing ready for the answer's body: how long it says to be, if it does. Raises `Interrupted`, `SourceTooLarge`."""
     if response.status_code == 200:
         landing.begin(_validator(response))
-    elif not _continues(response, landing):
-        landing.discard()
-        raise Interrupted("its server sent another part than was asked for")
-    length = response.headers.get("Content-Length", "")
-    announced = int(length) if length.isdecimal() and length.isascii() else None
+        length = response.headers.get("Content-Length", "")
+        announced = int(length) if length.isdecimal() and length.isascii() else None
+    else:
+        announced = _rest(response, landing)
     landing.expect(announced or 0)
     return announced
 
 
-def _continues(response: httpx.Response, landing: Landing) -> bool:
+def _rest(response: httpx.Response, landing: Landing) -> int:
+    """How much a part has to bring: a server may give less than was asked for, and what ends early is not the whole."""
     said = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     is_same = landing.validator in (response.headers.get("ETag", landing.validator), response.headers.get("Last-Modified"))
-    return bool(landing.arrived_bytes and said and int(said["start"]) == landing.arrived_bytes and is_same)
+    if landing.arrived_bytes and said and is_same:
+        start, last, total = map(int, said.groups())
+        if start == landing.arrived_bytes < total == last + 1:
+            return total - start
+    landing.discard()
+    raise Interrupted("its server sent another part than was asked for")
 
 
 def _validator(response: httpx.Response) -> str:
@@ -151,20 +172,25 @@ def _validator(response: httpx.Response) -> str:
         return ""
     tag: str = response.headers.get("ETag", "")
     modified: str = response.headers.get("Last-Modified", "")
-    return tag if tag.startswith('"') else modified
+    validator = tag if tag.startswith('"') else modified
+    return validator if validator.isascii() else ""  # a header that we send can hold no more
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(landing: Landing) -> Iterator[None]:
     try:
         yield
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, UnicodeError) as error:  # the latter of hosts such as xn--a, which no name is written as
         raise SourceRefused(f"not a URL that can be reached: {error}") from error
     except httpx.ConnectError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise SourceUnreachable("its server's certificate is not valid for its name: mend it, or upload the recording") from error
+        if refused := VERIFY_FAILED.search(str(error)):
+            raise SourceUnreachable(
+                f"its server's certificate is not valid ({refused['why']}): mend it, or upload the recording"
+            ) from error
         raise Interrupted(f"its server cannot be connected to ({error})") from error
     except httpx.TimeoutException as error:
         raise Interrupted("its server did not answer in time") from error
+    except httpx.ProtocolError as error:  # its own text would hold what the server sent
+        raise Interrupted(f"the connection broke after {landing.arrived_bytes} bytes, or what its server sends is not HTTP") from error
     except httpx.TransportError as error:
         raise Interrupted(f"the connection broke ({error})") from error

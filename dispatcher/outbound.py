@@ -40,7 +40,7 @@ def retry_after_s(response: httpx.Response) -> float:
         return float(said[:9])
     try:
         return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # the last of years and time zones with twenty digits
         return 0.0
 
 

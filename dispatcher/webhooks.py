@@ -60,7 +60,9 @@ class WebhookSender:
             return failed("no answer in time")
         except httpx.ProtocolError:  # its own text would hold what the receiver sent
             return failed("the receiver hung up, or what it answers is not HTTP")
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx.InvalidURL, UnicodeError) as error:  # the latter of hosts such as xn--a, which no name is written as
+            return failed(f"not a URL that can be reached: {error}")
+        except httpx.TransportError as error:
             return failed(f"the connection failed ({str(error) or type(error).__name__})")
 
     def _headers(self, event_id: str, body: str) -> dict[str, str]:

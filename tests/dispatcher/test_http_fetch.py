@@ -143,6 +143,8 @@ def test_a_passing_failure_is_worth_another_try(web: SourceServer, landing: Land
         ("soon", 0, 0),
         ("-5", 0, 0),
         ("Fri, 31 Dec 1999 23:59:59 GMT", 0, 0),
+        (f"Fri, 31 Dec {10**20} 23:59:59 GMT", 0, 0),
+        (f"Fri, 31 Dec 2100 23:59:59 +{10**20}", 0, 0),
     ],
 )
 def test_retry_after_is_heard(web: SourceServer, landing: Landing, said: str, low: float, high: float) -> None:
@@ -150,6 +152,40 @@ def test_retry_after_is_heard(web: SourceServer, landing: Landing, said: str, lo
     with pytest.raises(Interrupted) as interrupted:
         fetch(web.url(), landing)
     assert low <= interrupted.value.after_s <= high
+
+
+SECRET = b"token=hush " * 5000
+CHATTY: dict[str, tuple[bytes, type[Exception]]] = {
+    "a reason without end": (b"HTTP/1.1 404 " + SECRET + b"\r\n\r\n", SourceUnreachable),
+    "no HTTP": (SECRET + b"\r\n\r\n", Interrupted),
+    "a header that is none": (b"HTTP/1.1 200 OK\r\nSet-Cookie " + SECRET + b"\r\n\r\n", Interrupted),
+    "a chunk that is none": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + SECRET + b"\r\n", Interrupted),
+    "a place without a port": (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:token=hush/\r\n\r\n", Interrupted),
+    "a host without end": (b"HTTP/1.1 302 Found\r\nLocation: http://" + b"a" * 60_000 + b"/\r\n\r\n", SourceRefused),
+}
+
+
+@pytest.mark.parametrize(("answer", "error"), CHATTY.values(), ids=CHATTY)
+def test_what_a_server_says_is_not_repeated(web: SourceServer, landing: Landing, answer: bytes, error: type[Exception]) -> None:
+    web.answers["/talk.wav"] = lambda visit: (visit.wfile.write(answer), None)[1]
+    with pytest.raises(error) as raised:
+        fetch(web.url(), landing)
+    assert "hush" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("host", ["xn--a", "xn--a.example.org"])
+def test_a_host_that_is_written_as_no_name_is_refused(web: SourceServer, landing: Landing, host: str) -> None:
+    web.answers["/talk.wav"] = redirect(f"http://{host}/")
+    for url in (web.url(), f"http://{host}/"):
+        with pytest.raises(SourceRefused, match="not a URL that can be reached"):
+            fetch(url, landing)
+
+
+def test_a_refusal_of_what_a_redirect_leads_to_says_so(web: SourceServer, landing: Landing) -> None:
+    web.answers["/talk.wav"] = redirect("http://user:password@example.org/")
+    with pytest.raises(SourceRefused, match="redirects to a URL that is not reached: the URL holds a user name"):
+        fetch(web.url(), landing)
 
 
 def test_nobody_there_is_worth_another_try(landing: Landing) -> None:
@@ -160,7 +196,10 @@ def test_nobody_there_is_worth_another_try(landing: Landing) -> None:
 
 
 def test_a_certificate_that_nobody_signed_is_refused(landing: Landing) -> None:
-    with SourceServer({"/talk.wav": file(TALK)}, is_tls=True) as web, pytest.raises(SourceUnreachable, match="certificate"):
+    with (
+        SourceServer({"/talk.wav": file(TALK)}, is_tls=True) as web,
+        pytest.raises(SourceUnreachable, match=r"not valid \(self-signed certificate\)"),
+    ):
         fetch(web.url(), landing)
     assert web.asked == []
 

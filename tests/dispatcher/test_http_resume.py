@@ -59,6 +59,10 @@ LYING_PARTS = {
     "another start": {"Content-Range": f"bytes 5-{len(TALK) - 1}/{len(TALK)}"},
     "no range": {},
     "nonsense": {"Content-Range": "bytes here"},
+    "less than was asked for": {"Content-Range": f"bytes 9000-9099/{len(TALK)}"},
+    "an end before its start": {"Content-Range": f"bytes 9000-1/{len(TALK)}"},
+    "an end that nobody knows": {"Content-Range": "bytes 9000-9099/*"},
+    "a number without end": {"Content-Range": f"bytes 9000-{'9' * 5000}/{len(TALK)}"},
     "another version": {"Content-Range": "bytes 9000-99999/100000", "ETag": '"v2"'},
 }
 
@@ -77,6 +81,30 @@ def test_a_part_that_does_not_fit_is_not_put_behind_what_is_there(web: SourceSer
     assert landing.arrived_bytes == 0
     web.answers["/talk.wav"] = file(TALK)
     fetch(web.url(), landing)
+    assert landed(landing) == digest(TALK)
+
+
+@pytest.mark.parametrize("length", [{}, {"Content-Length": "100"}])
+def test_a_part_that_ends_early_is_not_taken_for_the_whole(web: SourceServer, landing: Landing, length: dict[str, str]) -> None:
+    landing.begin('"v1"')
+    landing.write(TALK[:9000])
+    place = f"bytes 9000-{len(TALK) - 1}/{len(TALK)}"
+    web.answers["/talk.wav"] = lambda visit: (visit.head(206, **{"Content-Range": place, **length}), visit.wfile.write(TALK[9000:9100]))[0]
+    with pytest.raises(Interrupted, match=f"sent 9100 bytes of {len(TALK)}"):
+        fetch(web.url(), landing)
+    web.answers["/talk.wav"] = file(TALK)
+    fetch(web.url(), landing)
+    assert web.asked[1].headers["range"] == "bytes=9100-"
+    assert landed(landing) == digest(TALK)
+
+
+def test_a_tag_that_cannot_be_sent_back_is_none(web: SourceServer, landing: Landing) -> None:
+    web.answers["/talk.wav"] = file(TALK, etag='"M\xe4rz"', cut_at=9000)
+    with pytest.raises(Interrupted):
+        fetch(web.url(), landing)
+    web.answers["/talk.wav"] = file(TALK)
+    fetch(web.url(), landing)
+    assert "range" not in web.asked[1].headers
     assert landed(landing) == digest(TALK)
 
 

@@ -131,6 +131,12 @@ ANSWERS: dict[str, tuple[Callable[[Visit], None], DeliveryState, int, float]] = 
     "gone": (lambda visit: visit.say(410), DeliveryState.STOPPED, 410, 0),
     "not found": (lambda visit: visit.say(404), DeliveryState.PENDING, 404, 0),
     "broken": (lambda visit: visit.say(500), DeliveryState.PENDING, 500, 0),
+    "busy for a year of twenty digits": (
+        lambda visit: visit.say(503, Retry_After=f"Fri, 31 Dec {10**20} 23:59:59 GMT"),
+        DeliveryState.PENDING,
+        503,
+        0,
+    ),
     "busy": (lambda visit: visit.say(503, Retry_After="120"), DeliveryState.PENDING, 503, 120),
     "moved": (redirect("/hook"), DeliveryState.PENDING, 302, 0),
     "moved for good, into the inside": (redirect("http://169.254.169.254/latest", 308), DeliveryState.PENDING, 308, 0),
@@ -217,6 +223,13 @@ def test_an_answer_that_is_none_is_tried_again_and_not_repeated_in_the_log(
     server.answers["/hook"] = answer
     tried = sent(server.url("/hook"))
     assert (tried.state, tried.answer.status, tried.answer.error) == (DeliveryState.PENDING, None, error)
+
+
+@pytest.mark.parametrize("url", ["http://xn--a/hook", "http://xn--a.example.org/hook", "http://example.org:hook/"])
+def test_a_url_that_cannot_be_reached_is_said_to_be_none(url: str) -> None:
+    tried = sent(url)
+    assert tried.state == DeliveryState.PENDING
+    assert "not a URL that can be reached" in str(tried.answer.error)
 
 
 def test_a_receiver_that_is_down_is_tried_again() -> None:
