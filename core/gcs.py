@@ -99,12 +99,14 @@ class CloudStorage:
             raise StorageUnavailable(f"{place} arrived damaged: its checksum is another")
 
     def look_up(self, place: Place) -> Found:
-        """Raises `ObjectRefused` for an object that Google would unpack on the way."""
+        """Raises `ObjectRefused` for an object that Google would unpack on the way, or has no key for."""
         with self._errors(place):
             blob = self._blob(place)
             blob.reload(timeout=self._timeout, retry=self._retry)
         if blob.content_encoding == "gzip":
             raise ObjectRefused(f"{place} is stored with Content-Encoding gzip: store it as it is")
+        if blob.crc32c is None:  # https://docs.cloud.google.com/storage/docs/encryption/customer-supplied-keys
+            raise ObjectRefused(f"{place} is encrypted with a key that its sender keeps: store it without one, or with one of Cloud KMS")
         return Found(int(blob.size), str(blob.generation), _digest(blob.crc32c))
 
     def pieces(self, place: Place, found: Found, *, start: int = 0, check: Callable[[], None] = never) -> Iterator[bytes]:

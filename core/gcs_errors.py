@@ -34,13 +34,15 @@ PROJECT = re.compile(r"userProject|UserProject|requester pays|accountDisabled|bi
 DAMAGED = re.compile(r"crc32c|md5|checksum", re.IGNORECASE)
 PERMISSION = re.compile(r"storage\.[a-z]+\.[A-Za-z]+")
 ACCOUNT = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
+# Holds the object's name, which can be any of the words above, and an upload's own id: who has that may send in our place.
+URL = re.compile(r"(https?://|(?<=url: )/)\S*")
 SAID_CHARACTERS = 300  # of Google's own words
 
 
 def translated(error: Exception, place: Place, account: str) -> Exception:
     """`account` is whom we are known as, as far as we know."""
     cause = getattr(error, "cause", None) or error  # what the last of several tries met
-    said = str(cause)[:SAID_CHARACTERS]
+    said = _said(cause)[:SAID_CHARACTERS]
     if isinstance(cause, api.NotFound):
         return FileNotFoundError(f"there is no {place}")
     if isinstance(cause, api.PreconditionFailed):
@@ -57,7 +59,7 @@ def no_bucket(place: Place) -> BucketDenied:
 
 
 def _refusal(error: api.GoogleAPICallError, place: Place, account: str) -> Exception:
-    said = str(error)
+    said = _said(error)
     if QUOTA.search(said):
         return StorageUnavailable(f"Google Cloud Storage's quota is used up for the moment, at {place}")
     if DAMAGED.search(said):
@@ -74,6 +76,10 @@ def _refusal(error: api.GoogleAPICallError, place: Place, account: str) -> Excep
     role = ROLES.get(permission[0], EVERY_ROLE) if permission else EVERY_ROLE
     what = permission[0] if permission else "the permission"
     return BucketDenied(f"{who} lacks {what} for {place}: grant it {role} on bucket {place.bucket}")
+
+
+def _said(error: Exception) -> str:
+    return URL.sub("…", str(error))
 
 
 def _passes(error: auth.GoogleAuthError) -> bool:
