@@ -7,13 +7,13 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 
-from client.errors import ServiceAway, ServiceBusy, SpillwayError, refusal
+from client.errors import NotTheService, ServiceAway, ServiceBusy, SpillwayError, refusal
 from client.models import Delivery, Job, JobPage, Queue
 from client.sse import events
 
@@ -30,8 +30,8 @@ OnBusy = Callable[[ServiceBusy, float], None]  # what it said, and the seconds u
 
 
 class SpillwayClient:
-    """Every method raises `ServiceRefused` with the service's code and message, or `ServiceAway`; for an address, a key or an id that
-    is none a bare `SpillwayError`, before anything is sent."""
+    """Every method raises `ServiceRefused` with the service's code and message, `ServiceAway` or `NotTheService`; for an address, a key
+    or an id that is none a bare `SpillwayError`, before anything is sent."""
 
     def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_s: float = 30.0) -> None:
         url = _address(base_url)
@@ -151,13 +151,21 @@ class SpillwayClient:
                     yield Job.read(json.loads(event.data))
 
     def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        return cast(dict[str, Any], self._send(method, path, **request).json())
+        try:
+            answer = self._send(method, path, **request).json()
+        except (ValueError, RecursionError) as error:
+            raise NotTheService(self._base_url) from error
+        if not isinstance(answer, dict):
+            raise NotTheService(self._base_url)
+        return answer
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         with _translated(self._base_url):
             response = self._http.request(method, path, **request)
         if not response.is_success:
             raise refusal(response)
+        if response.content and response.headers.get("Content-Type", "").startswith("text/html"):  # a page must not pass for a transcript
+            raise NotTheService(self._base_url)
         return response
 
 
@@ -205,7 +213,7 @@ def _credentials(api_key: str | None) -> dict[str, str]:
 def _translated(base_url: str) -> Iterator[None]:
     try:
         yield
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         why = str(error) or type(error).__name__
         raise ServiceAway(f"the service at {base_url} does not answer ({why}): is it up, and is that its address?") from error
 

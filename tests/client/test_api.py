@@ -9,11 +9,12 @@ import httpx
 import pytest
 
 from client.api import SpillwayClient
-from client.errors import ServiceAway, ServiceBusy, ServiceRefused, SpillwayError, refusal
+from client.errors import NotTheService, ServiceAway, ServiceBusy, ServiceRefused, SpillwayError, refusal
 from client.models import Job
 from client.sse import Event, events
 from core.job_store import JobStore
 from tests.conftest import free_port, wait_for
+from tests.dispatcher.source_server import SourceServer
 from tests.service.box import TRANSCRIPT, RunningService, wav
 
 
@@ -139,6 +140,40 @@ def test_what_is_no_url_of_a_service_is_said_so(url: str) -> None:
 def test_a_service_that_is_not_there_is_said_so(recording: Path) -> None:
     with SpillwayClient(f"http://127.0.0.1:{free_port()}") as nobody, pytest.raises(ServiceAway, match="does not answer"):
         nobody.submit(recording)
+
+
+FOREIGN = {
+    "a page": (b"<html>Please sign in</html>", {"Content-Type": "text/html; charset=utf-8"}),
+    "a list": (b"[]", {"Content-Type": "application/json"}),
+    "nothing": (b"", {}),
+    "no text": (b'{"id": "\xff"}', {"Content-Type": "application/json"}),
+}
+
+
+@pytest.mark.parametrize(("content", "headers"), FOREIGN.values(), ids=FOREIGN)
+def test_an_answer_of_somebody_elses_is_said_to_be_that(content: bytes, headers: dict[str, str]) -> None:
+    answers = {"/v1/jobs/a": lambda visit: visit.say(200, content, **headers)}
+    with SourceServer(answers) as other, SpillwayClient(other.url("")) as client, pytest.raises(NotTheService, match="is that its address"):
+        client.job("a")
+
+
+def test_a_page_is_no_transcript() -> None:
+    page = {"/v1/jobs/a/transcript": lambda visit: visit.say(200, b"<html>Please sign in</html>", Content_Type="text/html")}
+    with SourceServer(page) as proxy, SpillwayClient(proxy.url("")) as client, pytest.raises(NotTheService, match="sign in"):
+        client.transcript("a", "txt")
+
+
+def test_a_proxy_that_redirects_is_told_with_where_to() -> None:
+    moved = {"/v1/jobs/a": lambda visit: visit.say(301, Location="https://talks.example.org/v1/jobs/a")}
+    with SourceServer(moved) as proxy, SpillwayClient(proxy.url("")) as client, pytest.raises(ServiceRefused) as refused:
+        client.job("a")
+    assert "points to https://talks.example.org/v1/jobs/a: is that its address?" in refused.value.message
+
+
+@pytest.mark.parametrize("said", ["\u00b2", "1.5", "soon", ""])
+def test_a_pause_that_cannot_be_read_is_a_second(said: str) -> None:
+    busy = refusal(httpx.Response(503, headers=[(b"Retry-After", said.encode("latin-1"))]))
+    assert busy.retry_after_s == 1.0
 
 
 def test_an_answer_that_is_no_problem_document_is_still_a_refusal() -> None:
