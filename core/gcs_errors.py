@@ -29,6 +29,7 @@ ROLES = {
     "storage.objects.create": "roles/storage.objectCreator",
 }
 EVERY_ROLE = "roles/storage.objectUser"  # what the file store's own bucket needs
+KEPT = re.compile(r"subject to bucket's retention policy|retentionPolicyNotMet|under active \S+ hold", re.IGNORECASE)
 QUOTA = re.compile(r"rateLimitExceeded|quotaExceeded", re.IGNORECASE)
 PROJECT = re.compile(r"userProject|UserProject|requester pays|accountDisabled|billing", re.IGNORECASE)
 DAMAGED = re.compile(r"crc32c|md5|checksum", re.IGNORECASE)
@@ -60,6 +61,8 @@ def no_bucket(place: Place) -> BucketDenied:
 
 def _refusal(error: api.GoogleAPICallError, place: Place, account: str) -> Exception:
     said = _said(error)
+    if KEPT.search(said):  # first: it names the object, whatever that is called
+        return BucketDenied(f"{place} cannot be deleted or replaced yet, a retention policy or a hold keeps it: use a bucket without one")
     if QUOTA.search(said):
         return StorageUnavailable(f"Google Cloud Storage's quota is used up for the moment, at {place}")
     if DAMAGED.search(said):

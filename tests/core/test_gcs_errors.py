@@ -39,3 +39,16 @@ def test_an_object_whose_key_google_does_not_have_is_refused(storage: CloudStora
     cloud.faults = [Fault("/o/", 99, alters=lambda told: told.replace(b'"crc32c"', b'"none"').replace(b'"md5Hash"', b'"none"'))]
     with pytest.raises(ObjectRefused, match="encrypted with a key that its sender keeps"):
         storage.look_up(Place(bucket, "locked.wav"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Object 'a/billing.wav' is subject to bucket's retention policy or object retention and cannot be deleted or overwritten until",
+        "Object 'a/billing.wav' is under active Temporary hold and cannot be deleted, overwritten or archived until hold is removed.",
+    ],
+)
+def test_what_a_bucket_has_to_keep_is_no_missing_permission(storage: CloudStorage, cloud: CloudServer, bucket: str, said: str) -> None:
+    cloud.faults = [Fault("DELETE ", 99, refusal(403, said, "retentionPolicyNotMet"))]
+    with pytest.raises(BucketDenied, match="a retention policy or a hold keeps it"):
+        storage.delete(Place(bucket, "billing.wav"))
