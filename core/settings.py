@@ -246,8 +246,10 @@ class Settings(BaseModel):
     @classmethod
     def _names_or_networks(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
         for one in allowed:
-            if not HOST_NAME.fullmatch(one.lower()):
-                ip_network(one)  # says what is wrong
+            try:
+                HOST_NAME.fullmatch(one.lower()) or ip_network(one)
+            except ValueError as error:
+                raise ValueError(f"{error}: write host names, as nas.example.com, and networks, as 10.1.0.0/16, without ports") from None
         return tuple(one.lower() for one in allowed)
 
     @field_validator("modal_gpus")

@@ -55,6 +55,12 @@ def test_a_wrong_variable_is_named(name: str, value: str) -> None:
         Settings.from_environment({name: value})
 
 
+@pytest.mark.parametrize("wrong", ["10.1.2.3/16", "nas.local:9000", "*.internal", "nas.local."])
+def test_a_wrong_host_to_allow_says_what_to_write(wrong: str) -> None:
+    with pytest.raises(SettingsError, match=r"write host names, as nas\.example\.com, and networks"):
+        Settings.from_environment({"SPILLWAY_CALLBACK_ALLOW": wrong})
+
+
 def test_a_wrong_secret_is_not_shown_either() -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_environment({"SPILLWAY_WEBHOOK_SECRET": "whsec_secret"})
