@@ -16,7 +16,7 @@ from core.file_store import JOBS, KEY, PROBE_KEY, Listed, checked, never
 from core.gcs import CloudStorage
 from core.gs_address import Place
 from core.log import logger
-from core.partial_file import FOLDER, PartialFile, StoredFile, full_disk_said, prepare, written
+from core.partial_file import FOLDER, PartialFile, StoredFile, prepare, refusals_said, written
 
 log = logger("core.bucket_file_store")
 GOOD_FOR_S = 60.0  # a bucket that could be written is asked again after this long, if anybody wants to know, …
@@ -59,7 +59,7 @@ class BucketFileStore:
     def local_copy(self, key: str, check: Callable[[], None] = never) -> Iterator[Path]:
         copy = self._scratch / FOLDER / uuid4().hex
         try:
-            with full_disk_said(), copy.open("xb") as file:
+            with refusals_said(), copy.open("xb") as file:
                 self._storage.download(self.place(key), file.write, check=check)
             passed("copied", key)
             yield copy

@@ -28,7 +28,7 @@ SpillwayError
     ├── StoreUnavailable       503: Redis is away
     ├── RecordBroken           500: what Redis holds of a job cannot be read
     ├── DiskFull               507
-    ├── StorageUnavailable     503: the bucket does not answer, or has had enough for the moment
+    ├── StorageUnavailable     503: the bucket does not answer, or has had enough for the moment; the disk is gone or read-only
     │   └── StorageDenied      no, wrong or expired credentials
     │       └── BucketDenied   the bucket is not there, or not ours to use
     ├── InputLost              the recording is not in the file store any more as it was accepted
@@ -216,7 +216,7 @@ class DiskFull(OurError):
 
 
 class StorageUnavailable(OurError):
-    """Google Cloud Storage does not answer, or asks to be left alone for a while."""
+    """Google Cloud Storage does not answer, or asks to be left alone for a while; the disk is gone, read-only or not ours."""
 
     code = "storage_unavailable"
 

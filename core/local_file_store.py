@@ -8,18 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from core.crash_points import passed
 from core.errors import DiskFull, StorageUnavailable
 from core.file_store import FOLDERS, JOBS, PROBE_KEY, Listed, checked, never
-from core.partial_file import PartialFile, StoredFile, is_left_behind, prepare, written
+from core.partial_file import PartialFile, StoredFile, is_left_behind, prepare, refusals_said, written
 
 Place = Callable[[Path, Path], None]  # puts the first under the name of the second
 TRIES = 20  # where somebody else deletes, or writes, in the same folder at the same time: on a busy machine five were not enough
 
 
 class LocalFileStore:
-    """Files under one folder, each written beside its place and renamed into it."""
+    """Files under one folder, each written beside its place and renamed into it.
+
+    The folder is made by the start of a process and never again: one that is gone later was unmounted or moved, and must not be taken
+    for a store that has lost all its files.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -29,27 +34,31 @@ class LocalFileStore:
         _sync(root)
 
     def start(self, key: str) -> PartialFile:
+        self._check_there()
         return PartialFile(key, self._root, partial(self._settle, key, os.replace))
 
     def write(self, key: str, content: bytes, *, durable: bool = True) -> StoredFile:
+        self._check_there()
         settle = self._settle if durable else self._place
         return written(PartialFile(key, self._root, partial(settle, key, os.replace)), content)
 
     def write_once(self, key: str, content: bytes) -> StoredFile:
+        self._check_there()
         return written(PartialFile(key, self._root, partial(self._settle, key, _link, has_record=True)), content)
 
     def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        with self._opened(key) as file:
+            return file.read()
 
     @contextmanager
     def local_copy(self, key: str, check: Callable[[], None] = never) -> Iterator[Path]:  # noqa: ARG002 - the file itself: nothing is copied
-        path = self._path(key)
-        if not path.is_file():
-            raise FileNotFoundError(f"the file store holds no {key}")
-        yield path
+        with self._opened(key):
+            pass
+        yield self._path(key)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
+        self._check_there()
         with _refusals_said():
             path.unlink(missing_ok=True)
         self._drop_empty(path.parent)
@@ -58,6 +67,7 @@ class LocalFileStore:
     def delete_job(self, job_id: str) -> None:
         key = f"{JOBS}/{job_id}"
         folder = self._path(key)
+        self._check_there()
         with _refusals_said():
             for _ in range(TRIES):
                 shutil.rmtree(folder, onerror=_unless_gone)
@@ -66,6 +76,7 @@ class LocalFileStore:
         passed("deleted", key)
 
     def listed(self, folder: str) -> Iterator[Listed]:
+        self._check_there()
         top = str(self._path(folder))
         for path, _, names in os.walk(top):
             for name in names:
@@ -78,6 +89,7 @@ class LocalFileStore:
         return None
 
     def tidy(self) -> None:
+        self._check_there()
         prepare(self._root)
         for path, _, _ in os.walk(self._root / JOBS, topdown=False):
             with suppress(FileNotFoundError):
@@ -85,17 +97,38 @@ class LocalFileStore:
                     self._drop_empty(Path(path))
 
     def free_bytes(self) -> int:
+        self._check_there()
         return shutil.disk_usage(self._root).free
 
     def fault(self) -> str | None:
         try:
             self.start(PROBE_KEY).discard()
-        except (OSError, DiskFull):
+        except (OSError, DiskFull, StorageUnavailable):
             return "the file store cannot be written"
         return None
 
     def _path(self, key: str) -> Path:
         return self._root / checked(key)
+
+    def _check_there(self) -> None:
+        """Raises `StorageUnavailable`."""
+        if not (self._root / JOBS).is_dir():
+            raise StorageUnavailable(
+                f"the file store is gone: there is no {self._root / JOBS} any more; mount it again or put it back,"
+                " or start every process again for one that begins empty"
+            )
+
+    def _opened(self, key: str) -> BinaryIO:
+        """Raises `FileNotFoundError` where the store is there and the file is not."""
+        path = self._path(key)
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            self._check_there()
+            raise
+        except OSError:
+            with refusals_said():
+                raise
 
     def _settle(self, key: str, place: Place, temporary: Path, *, has_record: bool = False) -> None:
         """The bytes are synced, then each name on the way to them that may be new, whoever made it."""
@@ -113,14 +146,20 @@ class LocalFileStore:
     def _place(self, key: str, place: Place, temporary: Path) -> None:
         final = self._path(key)
         for tries_left in reversed(range(TRIES)):
-            final.parent.mkdir(parents=True, exist_ok=True)
             try:
+                self._make_folders(key)
                 place(temporary, final)
             except FileNotFoundError:  # the folder was empty, and has just been dropped for it
                 if not tries_left:
                     raise
             else:
                 return passed("placed", key)
+
+    def _make_folders(self, key: str) -> None:
+        """But not the topmost: where that is gone, so is the store."""
+        folder, *names = key.split("/")[:-1]
+        for depth in range(len(names)):
+            (self._root / folder).joinpath(*names[: depth + 1]).mkdir(exist_ok=True)
 
     def _drop_empty(self, folder: Path) -> None:
         """And those above it that are empty then; a job's files leave no folder behind."""

@@ -10,10 +10,13 @@ from time import time
 from uuid import uuid4
 
 from core.crash_points import passed
-from core.errors import DiskFull
+from core.errors import DiskFull, StorageUnavailable
 
 FOLDER = "partial"  # where files grow until they are kept
 LEFT_BEHIND_S = 24 * 3600  # nothing grows for that long: its process was killed
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# A disk that was unmounted, or remounted read-only after an error of its own, a network's that is away, a copy that is another user's.
+AWAY = (errno.ENOENT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,17 @@ class PartialFile:
     """Nowhere to be seen until it is kept."""
 
     def __init__(self, key: str, root: Path, settle: Callable[[Path], None]) -> None:
-        """`settle` makes what lies at a path durable under the key, and may move it. Raises `DiskFull`."""
+        """`settle` makes what lies at a path durable under the key, and may move it. Raises `DiskFull`, `StorageUnavailable`."""
         self._key, self._settle, self._temporary = key, settle, root / FOLDER / uuid4().hex
         self._hash = hashlib.sha256()
         self.bytes = 0
-        with full_disk_said():
+        with refusals_said():
             self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by keep or discard
         passed("begun", key)
 
     def write(self, chunk: bytes) -> int:
-        """Raises `DiskFull`."""
-        with full_disk_said():
+        """Raises `DiskFull`, `StorageUnavailable`."""
+        with refusals_said():
             self._file.write(chunk)
         passed("written", self._key)
         self._hash.update(chunk)
@@ -45,14 +48,14 @@ class PartialFile:
         return len(chunk)
 
     def path(self) -> Path:
-        """Where ffmpeg can read what was written until now. Raises `DiskFull`."""
-        with full_disk_said():
+        """Where ffmpeg can read what was written until now. Raises `DiskFull`, `StorageUnavailable`."""
+        with refusals_said():
             self._file.flush()
         return self._temporary
 
     def keep(self) -> StoredFile:
-        """Durable once this returns. Raises `DiskFull` and what the file store's own place raises."""
-        with full_disk_said():
+        """Durable once this returns. Raises `DiskFull`, `StorageUnavailable` and what the file store's own place raises."""
+        with refusals_said():
             self._file.close()
             self._settle(self._temporary)
         self._temporary.unlink(missing_ok=True)
@@ -90,10 +93,14 @@ def written(started: PartialFile, content: bytes) -> StoredFile:
 
 
 @contextmanager
-def full_disk_said() -> Iterator[None]:
+def refusals_said() -> Iterator[None]:
+    """What every file of the store would meet is no fault of the one at hand. Raises `DiskFull`, `StorageUnavailable`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise DiskFull("the file store's disk is full: free some space or wait until old jobs are deleted") from error
+        if error.errno in AWAY:
+            where = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            raise StorageUnavailable(f"the file store refuses ({where}): see that its disk is mounted, writable and ours") from error
         raise

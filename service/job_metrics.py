@@ -30,7 +30,8 @@ class JobMetrics(Collector):
             metrics = list(self._read())
         except StoreUnavailable:
             metrics = []
-        yield gauge("spillway_job_store_up", "Whether Redis answered this scrape.", bool(metrics))
+        is_up = bool(metrics) and self._jobs.fault() is None
+        yield gauge("spillway_job_store_up", "Whether Redis answered this scrape, and takes writes.", is_up)
         yield from metrics
 
     def _read(self) -> Iterator[Metric]:

@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from core.errors import StorageUnavailable
 from core.file_store import FileStore
 from service.collaborators import Collaborators
 from service.job_metrics import JobMetrics, gauge
@@ -39,7 +40,7 @@ def _file_store(files: FileStore) -> Iterator[Metric]:
     """Nothing of a file store that does not answer: /readyz says so."""
     try:
         yield gauge("spillway_file_store_free_bytes", "Room in the file store.", files.free_bytes())
-    except OSError:
+    except (OSError, StorageUnavailable):
         return
 
 

@@ -1,5 +1,6 @@
 """The file store's contract, held by both of its implementations."""
 
+import errno
 import os
 import threading
 import time
@@ -256,3 +257,54 @@ def test_the_settings_say_where_files_are(tmp_path: Path) -> None:
 def test_another_place_for_files_than_a_bucket_is_a_wrong_setting() -> None:
     with pytest.raises(SettingsError, match=r"SPILLWAY_FILE_STORE is wrong: write gs://bucket/prefix"):
         Settings.from_environment({"SPILLWAY_FILE_STORE": "/var/files"})
+
+
+USES: dict[str, Callable[[FileStore], object]] = {
+    "start": lambda store: store.start("jobs/b/input"),
+    "write": lambda store: store.write("jobs/b/input", b"x"),
+    "write once": lambda store: store.write_once("jobs/a/transcript-1.json", b"x"),
+    "read": lambda store: store.read("jobs/a/input"),
+    "read by ffmpeg": lambda store: store.local_copy("jobs/a/input").__enter__(),
+    "delete": lambda store: store.delete("jobs/a/input"),
+    "delete a job": lambda store: store.delete_job("a"),
+    "list": lambda store: list(store.listed("jobs")),
+    "tidy": lambda store: store.tidy(),
+    "look for room": lambda store: store.free_bytes(),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_store_that_was_unmounted_is_away_and_not_empty(tmp_path: Path, use: str) -> None:
+    root, aside = tmp_path / "files", tmp_path / "aside"
+    store = LocalFileStore(root)
+    store.write("jobs/a/input", b"hello")
+    root.rename(aside)
+    root.mkdir()
+    with pytest.raises(StorageUnavailable, match="mount it again"):
+        USES[use](store)
+    assert store.fault() == "the file store cannot be written"
+    assert list(root.iterdir()) == []  # or it would pass for a store that is there
+    root.rmdir()
+    aside.rename(root)
+    assert (store.read("jobs/a/input"), store.fault()) == (b"hello", None)
+
+
+def test_a_file_that_grows_while_its_store_is_unmounted_is_not_kept_in_its_place(tmp_path: Path) -> None:
+    root = tmp_path / "files"
+    growing = LocalFileStore(root).start("jobs/a/input")
+    growing.write(b"hello")
+    root.rename(tmp_path / "aside")
+    root.mkdir()
+    with pytest.raises(StorageUnavailable, match="see that its disk is mounted"):
+        growing.keep()
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_disk_that_takes_no_writes_is_away(store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(StorageUnavailable, match=os.strerror(number)):
+        store.write("jobs/a/input", b"hello")

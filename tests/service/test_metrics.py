@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 
+from core.errors import StorageUnavailable
 from tests.conftest import RedisServer
 from tests.service.box import Box
 from tests.service.scrape import scraped, value
@@ -86,9 +87,21 @@ def test_a_frozen_redis_is_told_of_within_the_time_that_prometheus_waits(redis_s
     assert "spillway_queued_jobs" not in found
 
 
-def test_a_file_store_that_is_gone_takes_only_its_own_figure_along(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_takes_no_writes_is_not_up_and_still_tells_its_figures(redis_server: RedisServer, tmp_path: Path, ffmpeg: str) -> None:
+    box = Box(redis_server.url, tmp_path / "files", ffmpeg)
+    box.redis.config_set("maxmemory", "1")
+    found = scraped(box)
+    box.close()
+    assert value(found, "spillway_job_store_up") == 0
+    assert value(found, "spillway_queued_jobs", priority="normal") == 0
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, StorageUnavailable])
+def test_a_file_store_that_is_gone_takes_only_its_own_figure_along(
+    box: Box, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     def refuse() -> int:
-        raise FileNotFoundError("unmounted")
+        raise error("unmounted")
 
     monkeypatch.setattr(box.files, "free_bytes", refuse)
     found = scraped(box)

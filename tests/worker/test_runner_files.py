@@ -1,6 +1,7 @@
 """A runner whose files are gone or cannot be written, or whose jobs all break."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,18 @@ def test_recordings_that_are_gone_are_not_the_workers_fault(box: Box) -> None:
     box.runner(transcript).work()
     assert box.reasons == []
     assert {(error := box.store.get(job.id).error) and error.code for job in jobs} == {"input_lost"}
+
+
+def test_a_file_store_that_is_unmounted_fails_no_job(box: Box, tmp_path: Path) -> None:
+    jobs = [box.submit() for _ in range(MOST_BROKEN + 1)]
+    (tmp_path / "files").rename(tmp_path / "aside")
+    (tmp_path / "files").mkdir()
+    box.runner(transcript).work()
+    (tmp_path / "files").rmdir()
+    (tmp_path / "aside").rename(tmp_path / "files")
+    assert {(box.store.get(job.id).state, box.store.get(job.id).failures) for job in jobs} == {(JobState.QUEUED, 0)}
+    assert box.runner(transcript).work() == len(jobs)
+    assert {box.store.get(job.id).state for job in jobs} == {JobState.SUCCEEDED}
 
 
 @pytest.mark.parametrize("away", [DiskFull, StorageUnavailable, BucketDenied])
