@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, ResponseError
 
 from core.backlog import Backlog, Standing, ask_backlog, ask_standing, backlog_of, standing_of
 from core.crash_points import passed
@@ -320,6 +320,8 @@ class JobStore:
         try:
             self._steps.run("probe")
         except StoreUnavailable as error:
+            if isinstance(error.__cause__, AuthenticationError):
+                return "Redis refuses our password"
             return "Redis takes no writes" if isinstance(error.__cause__, ResponseError) else "Redis does not answer"
         return None
 

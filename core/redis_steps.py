@@ -8,7 +8,16 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from core.crash_points import passed
@@ -69,10 +78,12 @@ def redis_away() -> Iterator[None]:
     """Translates what Redis says when it cannot serve; a wrong command stays an error of ours."""
     try:
         yield
+    except AuthenticationError as error:
+        raise StoreUnavailable("Redis refuses our password, or wants one: see that SPILLWAY_REDIS_URL has it") from error
     except AWAY as error:
         raise StoreUnavailable(f"Redis does not answer: {error}") from error
     except ResponseError as error:
-        if isinstance(error, OutOfMemoryError | ReadOnlyError) or REFUSAL.search(str(error)):
+        if isinstance(error, OutOfMemoryError | ReadOnlyError | NoPermissionError) or REFUSAL.search(str(error)):
             raise StoreUnavailable(f"Redis refuses: {error}") from error
         raise
 

@@ -69,6 +69,11 @@ def configure(away: Away, **settings: str) -> None:
             redis.config_set(name.replace("_", "-"), value)
 
 
+def command(away: Away, *words: str) -> None:
+    with away.admin() as redis:
+        redis.execute_command(*words)
+
+
 def fail_to_save(away: Away) -> None:
     """A folder stands where the snapshot should."""
     (away.folder / "dump.rdb" / "in the way").mkdir(parents=True, exist_ok=True)
@@ -133,6 +138,11 @@ SILENCES = {  # nothing is answered
 REFUSALS = {  # no write is taken
     "full": Harm(lambda away: configure(away, maxmemory="1mb"), lambda away: configure(away, maxmemory="0"), AWAY_S),
     "unable to save": Harm(fail_to_save, lambda away: configure(away, save="")),
+    "a replica": Harm(lambda away: command(away, "REPLICAOF", "127.0.0.1", "1"), lambda away: command(away, "REPLICAOF", "NO", "ONE")),
+    "without our rights": Harm(
+        lambda away: command(away, "ACL", "SETUSER", "default", "-evalsha"),
+        lambda away: command(away, "ACL", "SETUSER", "default", "+@all"),
+    ),
 }
 
 
