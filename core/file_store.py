@@ -98,9 +98,9 @@ def product_key(job_id: str, attempt: int, stage: str) -> str:
     return f"jobs/{job_id}/products/{attempt}-{stage}.json"
 
 
-def result_key(job_id: str, attempt: int) -> str:
+def result_key(job_id: str, attempt: int, of_content: str = "") -> str:
     """Under the attempt's own name: a runner that lost its lease overwrites nobody."""
-    return f"jobs/{job_id}/transcript-{attempt}.json"
+    return f"jobs/{job_id}/transcript-{attempt}{of_content and '-' + of_content}.json"
 
 
 def claim_key(job_id: str, attempt: int) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from core.errors import InputLost, TranscriptNotReady
-from core.file_store import JOBS, UPLOADS, FileStore, input_key, is_product, is_result, never
+from core.file_store import JOBS, UPLOADS, FileStore, input_key, is_product, is_result, never, result_key
 from core.job import Job
+from core.partial_file import StoredFile
 
 CHUNK_BYTES = 1024**2
 
@@ -52,6 +53,18 @@ def read_result(read: Callable[[str], bytes], job: Job) -> bytes:
     if not _is_intact(content, job.result_sha256):
         raise TranscriptNotReady("the transcript was damaged in the file store (its checksum is another): send the recording again")
     return content
+
+
+def write_result(files: FileStore, job_id: str, attempt: int, content: bytes) -> StoredFile:
+    """May be repeated with the same content.
+
+    Redis restored from an older copy counts a job's attempts anew, so that there may be a result under the attempt's name already. It
+    stays as it is, since the attempt's twin may hold it; this one gets a name that its content makes its own.
+    """
+    try:
+        return files.write_once(result_key(job_id, attempt), content)
+    except FileExistsError:
+        return files.write_once(result_key(job_id, attempt, sha256(content).hexdigest()[:16]), content)
 
 
 def upload_of(files: FileStore, source: str | None) -> str | None:

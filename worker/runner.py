@@ -17,8 +17,9 @@ from core.errors import (
     StorageUnavailable,
     StoreUnavailable,
 )
-from core.file_store import product_key, result_key
+from core.file_store import product_key
 from core.job import Job, JobFailure, JobState, Stage
+from core.job_files import write_result
 from core.job_store import JobStore, Kept
 from core.log import logger
 from core.partial_file import StoredFile
@@ -201,7 +202,7 @@ class JobRunner:
         """Raises `LeaseLost`."""
         held.report(Stage.COMMIT, 1.0)
         held.check()
-        return self._files.write_once(result_key(held.job.id, held.job.attempt), transcript.model_dump_json().encode())
+        return write_result(self._files, held.job.id, held.job.attempt, transcript.model_dump_json().encode())
 
 
 def _waited_s(job: Job) -> float:

@@ -9,7 +9,7 @@ from core.burst import REVOKED, Bundle, BundleJob, Receipt
 from core.errors import DiskFull, InvalidMedia, OurError, StorageUnavailable
 from core.file_store import FileStore, claim_key, product_key, result_key
 from core.job import Job, Stage
-from core.job_files import check_input
+from core.job_files import check_input, write_result
 from core.media import Ffmpeg, longest_s
 
 PACKED_AT_ONCE = 4  # 64 clips of 14 s in 3.4 s, on two cores; one after another in 7.8 s
@@ -73,9 +73,7 @@ class Cargo:
         content = (receipt.transcript or "").encode()
         if not content or hashlib.sha256(content).hexdigest() != receipt.sha256:
             raise OurError(f"the transcript of job {receipt.job_id} did not come home whole")
-        key = result_key(receipt.job_id, receipt.attempt)
-        self.files.write_once(key, content)
-        return key
+        return write_result(self.files, receipt.job_id, receipt.attempt, content).key
 
     def revoke(self, job_id: str, attempt: int) -> None:
         """Ends the job in its container, alone, where there is a bucket to say it by."""

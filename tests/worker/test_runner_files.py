@@ -7,6 +7,7 @@ import pytest
 
 from core.errors import BucketDenied, DiskFull, OurError, StorageUnavailable
 from core.job import JobState, Stage
+from core.job_files import read_result
 from core.transcript import Transcript
 from tests.worker.box import Box, transcript
 from worker.runner import MOST_BROKEN
@@ -90,3 +91,13 @@ def test_a_file_store_that_is_full_or_away_hands_the_job_back_and_pauses_claims(
     assert box.runner(transcribe).work() == 1
     back = box.store.get(job.id)
     assert (back.state, back.losses, back.error) == (JobState.QUEUED, 0, None)
+
+
+def test_a_job_whose_end_redis_has_forgotten_ends_once_more_at_its_first_try(box: Box) -> None:
+    """Its attempts begin at 1 again when Redis is restored from an older copy, and the result of that name is there."""
+    job = box.submit()
+    box.files.write_once(f"jobs/{job.id}/transcript-1.json", b"of the life that is forgotten")
+    assert box.runner(transcript).work() == 1
+    done = box.store.get(job.id)
+    assert (done.state, done.attempt, done.failures) == (JobState.SUCCEEDED, 1, 0)
+    assert Transcript.model_validate_json(read_result(box.files.read, done)).run.attempt == 1

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from core.burst import Outcome, Receipt, Reply, Stack, mismatch
+from core.file_store import result_key
 from core.job import JobState
 from core.job_store import Runner
 from dispatcher.burst.flight import Recall
@@ -37,6 +38,15 @@ def test_a_bundle_goes_and_its_results_come(box: BurstBox) -> None:
     (bundle,) = box.heard
     assert (bundle.jobs[1].options.language, bundle.jobs[1].work_s, bundle.deadline_s) == ("en", 0.5, flight.burst.deadline_s)
     assert (box.ledger().spent_usd, box.ledger().reserved_usd, box.ledger().calls, box.ledger().jobs) == (WHOLE_USD, 0, 1, 2)
+
+
+def test_what_was_paid_for_is_taken_though_a_forgotten_life_of_the_job_has_its_name(box: BurstBox) -> None:
+    job = box.box.submit()
+    box.box.files.write_once(result_key(job.id, 1), b"of before Redis was restored from an older copy")
+    box.begin(job)
+    box.until_settled()
+    assert state(box, job) == (JobState.SUCCEEDED, 1, 0, 0)
+    assert b'"runner":"modal"' in box.box.files.read(box.store.get(job.id).result_key or "")
 
 
 def test_what_a_client_notes_of_its_job_stays_here(either: BurstBox) -> None:
