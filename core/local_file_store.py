@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from core.crash_points import passed
@@ -157,9 +157,9 @@ class LocalFileStore:
 
     def _make_folders(self, key: str) -> None:
         """But not the topmost: where that is gone, so is the store."""
-        folder, *names = key.split("/")[:-1]
-        for depth in range(len(names)):
-            (self._root / folder).joinpath(*names[: depth + 1]).mkdir(exist_ok=True)
+        for folder in list(PurePath(key).parents)[-3::-1]:  # the last two are the topmost and the root
+            with suppress(FileExistsError):  # without a look whether it is a folder, since it may be dropped before that
+                (self._root / folder).mkdir()
 
     def _drop_empty(self, folder: Path) -> None:
         """And those above it that are empty then; a job's files leave no folder behind."""
