@@ -1,6 +1,7 @@
 """What every request goes through: how long silence lasts, which headers go out, one line in the log."""
 
 import socket
+import struct
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -11,6 +12,7 @@ from core.log import logger
 
 SILENCE_S = 60  # a client that neither sends nor takes a byte for so long gives its thread back
 LINGER_S = 1.0
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # who has not ended by then and waits for room to send would not hear of an orderly end
 QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: logged at debug
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -52,8 +54,9 @@ def hang_up(connection: socket.socket) -> None:
         while (left := deadline - monotonic()) > 0:
             connection.settimeout(left)
             if not connection.recv(64 * 1024):
-                break
+                return
     with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
         connection.shutdown(socket.SHUT_RDWR)
         while connection.recv(64 * 1024):  # a client whose bytes fill the buffers would not hear of it; there is an end, nothing comes in
             pass
