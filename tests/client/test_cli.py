@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from client.api import SpillwayClient
 from client.arguments import OPTIONS
 from client.cli import main
 from client.display import clock, live_progress, progress_of, show_deliveries, show_job, show_transcript
@@ -206,16 +206,19 @@ def test_ctrl_c_cancels_the_job_and_says_so(recording: str, service: RunningServ
     assert jobs.get(claimed.id).cancel_requested
 
 
-def test_ctrl_c_while_sending_says_where_the_job_would_be(
-    recording: str, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SpillwayClient, "submit", interrupted)
-    for command in ("submit", "transcribe"):
-        assert main([command, recording, "--url", url]) == 1
-        assert "its job is among `spillway jobs`" in capsys.readouterr().err
+@pytest.mark.parametrize("command", ["submit", "transcribe"])
+def test_ctrl_c_while_sending_says_where_the_job_would_be(recording: str, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        sending = [sys.executable, "-m", "client", command, recording, "--url", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        with subprocess.Popen(sending, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(1)
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "its job is among `spillway jobs`" in said
 
 
 def test_a_reader_that_has_had_enough_is_no_error_to_speak_of(url: str) -> None:

@@ -373,22 +373,6 @@ def test_a_server_that_is_away_is_said_to_be_away() -> None:
         store.submit(new_job(), max_queued=1)
 
 
-def test_a_redis_whose_password_was_changed_says_what_to_look_at(redis_server: RedisServer) -> None:
-    with connect(redis_server.url) as admin, connect(redis_server.url, retries=0) as later:
-        admin.config_set("requirepass", "another")
-        store = JobStore(later)
-        assert store.fault() == "Redis refuses our password"
-        with pytest.raises(StoreUnavailable, match="see that SPILLWAY_REDIS_URL has it"):
-            store.get("x")
-
-
-def test_a_redis_that_denies_us_a_command_is_waited_for(redis_server: RedisServer) -> None:
-    with connect(redis_server.url) as redis:
-        redis.acl_setuser("default", enabled=True, reset=False, commands=["-evalsha"])
-        with pytest.raises(StoreUnavailable, match="no permissions to run the 'evalsha' command"):
-            JobStore(redis).submit(new_job(), max_queued=1)
-
-
 def test_a_beat_waits_for_no_disk(store: JobStore, redis: RedisClient) -> None:
     submit(store)
     job, before = claim(store), redis.info("persistence")["aof_current_size"]
